@@ -1,0 +1,2 @@
+//! The parts of `sshnet-host` (skeleton; being written).
+pub mod pipe;
