@@ -1,0 +1,389 @@
+//! The driver: the only place where the engine and I/O meet.
+//!
+//! It owns the engine. An event goes in, the engine answers with effects, and
+//! those are performed in order before the next event. It is a lock, not a task:
+//! whoever has an event (a 9P connection, the pipe's reader, the timer) brings it
+//! itself and leaves with the effects performed. A call of the engine takes a
+//! microsecond or two, less than waking another task, and a ping-pong through
+//! the file tree pays for each wake-up twice.
+//!
+//! A request's [`Done`] is called exactly once, with the driver's lock held,
+//! perhaps before the call that made the request returns. So it must not wait,
+//! and must not call the driver; and no lock that a `Done` takes may be held
+//! while the driver is called. Requests complete whatever the component does: one that traps
+//! ends them all with an error, one that forgets a flushed request is made up for.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, watch};
+
+use crate::engine::{
+    ClientId, ClientInfo, Effect, Effects, Engine, EngineError, Error, ErrorCode, Protocol, Reply,
+    Statistics, TextFile,
+};
+use crate::pipe::{Link, Outbox, Upstream};
+
+/// How a request ended.
+pub type Outcome = Result<Reply, Error>;
+
+/// Called once with the outcome of a request.
+pub type Done = Box<dyn FnOnce(Outcome) + Send>;
+
+/// Names a request that may be outstanding.
+pub type RequestId = u64;
+
+/// A time that the engine has not been told is at most this old.
+const TIME_STEP: u64 = 1_000;
+
+/// A session's driver. Clones are the same driver.
+#[derive(Clone)]
+pub struct Driver {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    made: Instant,
+    /// The engine asked for another wake-up time, or the driver is gone.
+    wake: Arc<Notify>,
+    /// Why the pipe has to end, or the engine is gone.
+    failure: watch::Sender<Option<String>>,
+}
+
+struct State {
+    /// `None` once it has trapped.
+    engine: Option<Engine>,
+    pending: HashMap<RequestId, Done>,
+    last_request: RequestId,
+    told: u64,
+    wake_at: Option<u64>,
+    pipe: Option<Arc<Outbox>>,
+    /// Counts the pipes, so that a late word of an old one is not taken for the
+    /// new one's.
+    pipe_number: u64,
+}
+
+impl Driver {
+    /// Drives this engine; there is no pipe yet. Must be called within a tokio
+    /// runtime, which then runs the engine's timer.
+    pub fn new(engine: Engine) -> Self {
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                engine: Some(engine),
+                pending: HashMap::new(),
+                last_request: 0,
+                told: 0,
+                wake_at: None,
+                pipe: None,
+                pipe_number: 0,
+            }),
+            made: Instant::now(),
+            wake: Arc::new(Notify::new()),
+            failure: watch::Sender::new(None),
+        });
+        tokio::spawn(timer(Arc::downgrade(&shared)));
+        Self { shared }
+    }
+
+    /// There is a pipe: the engine may use it from now on.
+    pub fn pipe_up(&self) -> Link {
+        let outbox = Arc::new(Outbox::new());
+        let mut state = self.lock();
+        if let Some(old) = state.pipe.replace(Arc::clone(&outbox)) {
+            old.close();
+            self.event(&mut state, |engine| engine.pipe_down("another pipe took its place"));
+        }
+        state.pipe_number += 1;
+        let end = PipeEnd { driver: self.clone(), number: state.pipe_number };
+        self.shared.failure.send_replace(None);
+        self.event(&mut state, Engine::pipe_up);
+        drop(state);
+        Link::new(Arc::new(end), outbox)
+    }
+
+    /// The pipe is gone, for this reason.
+    pub fn pipe_down(&self, reason: &str) {
+        let mut state = self.lock();
+        if let Some(pipe) = state.pipe.take() {
+            pipe.close();
+            state.pipe_number += 1;
+            self.event(&mut state, |engine| engine.pipe_down(reason));
+        }
+    }
+
+    /// Ends the session: every request is completed, every channel closed. The
+    /// pipe stays, so that the peer's answers can be awaited.
+    pub fn shutdown(&self, reason: &str) {
+        let mut state = self.lock();
+        self.event(&mut state, |engine| engine.shutdown(reason));
+    }
+
+    /// Lets the pipe end once it has sent what it was given.
+    pub fn end_pipe(&self) {
+        if let Some(pipe) = &self.lock().pipe {
+            pipe.close();
+        }
+    }
+
+    /// Waits until the engine is gone or has had to give up the pipe, and says why.
+    pub async fn failure(&self) -> String {
+        let mut failure = self.shared.failure.subscribe();
+        match failure.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // The sender lives in `self`.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Makes a client. Completes with [`Reply::Client`].
+    pub fn clone_client(&self, protocol: Protocol, done: Done) -> RequestId {
+        self.request(done, |engine, request| engine.clone_client(request, protocol))
+    }
+
+    /// Carries out control messages. Completes with [`Reply::Done`].
+    pub fn control(&self, client: ClientId, text: &[u8], done: Done) -> RequestId {
+        self.request(done, |engine, request| engine.control(request, client, text))
+    }
+
+    /// Reads from a conversation. Completes with [`Reply::Data`].
+    pub fn read(&self, client: ClientId, count: u32, done: Done) -> RequestId {
+        self.request(done, |engine, request| engine.read(request, client, count))
+    }
+
+    /// Writes to a conversation. Completes with [`Reply::Count`].
+    pub fn write(&self, client: ClientId, bytes: &[u8], done: Done) -> RequestId {
+        self.request(done, |engine, request| engine.write(request, client, bytes))
+    }
+
+    /// Takes a call. Completes with [`Reply::Client`].
+    pub fn listen(&self, client: ClientId, done: Done) -> RequestId {
+        self.request(done, |engine, request| engine.listen(request, client))
+    }
+
+    /// Gives up on a request: when this returns it is completed.
+    pub fn flush(&self, request: RequestId) {
+        let mut state = self.lock();
+        if !state.pending.contains_key(&request) {
+            return;
+        }
+        self.event(&mut state, |engine| engine.flush(request));
+        if let Some(done) = state.pending.remove(&request) {
+            tracing::error!("the core did not complete request {request} when it was flushed");
+            done(Err(Error { code: ErrorCode::Interrupted, message: "interrupted".into() }));
+        }
+    }
+
+    /// One more open file refers to this client.
+    pub fn retain(&self, client: ClientId) -> Result<(), Error> {
+        self.question(|engine| engine.retain(client)).and_then(|answer| answer)
+    }
+
+    /// An open file that referred to this client is gone.
+    pub fn release(&self, client: ClientId) {
+        let mut state = self.lock();
+        self.event(&mut state, |engine| engine.release(client));
+    }
+
+    /// The client that has this number now.
+    pub fn lookup(&self, number: u32) -> Result<Option<ClientInfo>, Error> {
+        self.question(|engine| engine.lookup(number))
+    }
+
+    /// What a client's `local`, `remote` or `status` reads.
+    pub fn text(&self, client: ClientId, file: TextFile) -> Result<String, Error> {
+        self.question(|engine| engine.text(client, file)).and_then(|answer| answer)
+    }
+
+    /// Answers a `cs` query.
+    pub fn translate(&self, query: &str) -> Result<String, Error> {
+        self.question(|engine| engine.translate(query)).and_then(|answer| answer)
+    }
+
+    /// Every client, by number.
+    pub fn clients(&self) -> Result<Vec<ClientInfo>, Error> {
+        self.question(Engine::clients)
+    }
+
+    /// Figures of the session.
+    pub fn statistics(&self) -> Result<Statistics, Error> {
+        self.question(Engine::statistics)
+    }
+
+    /// Requests not yet completed.
+    pub fn outstanding(&self) -> usize {
+        self.lock().pending.len()
+    }
+
+    fn request(
+        &self,
+        done: Done,
+        call: impl FnOnce(&mut Engine, RequestId) -> Effects,
+    ) -> RequestId {
+        let mut state = self.lock();
+        state.last_request += 1;
+        let request = state.last_request;
+        if state.engine.is_none() {
+            done(Err(gone()));
+        } else {
+            state.pending.insert(request, done);
+            self.event(&mut state, |engine| call(engine, request));
+        }
+        request
+    }
+
+    fn question<T>(
+        &self,
+        ask: impl FnOnce(&mut Engine) -> Result<T, EngineError>,
+    ) -> Result<T, Error> {
+        let mut state = self.lock();
+        let Some(engine) = &mut state.engine else { return Err(gone()) };
+        match ask(engine) {
+            Ok(answer) => Ok(answer),
+            Err(error) => {
+                self.die(&mut state, &error);
+                Err(gone())
+            }
+        }
+    }
+
+    /// Tells the engine the time, then the event, and performs the effects.
+    fn event(&self, state: &mut State, call: impl FnOnce(&mut Engine) -> Effects) {
+        let now = self.now();
+        if now >= state.told + TIME_STEP {
+            state.told = now;
+            self.engine_call(state, |engine| engine.advance(now));
+        }
+        self.engine_call(state, call);
+    }
+
+    fn engine_call(&self, state: &mut State, call: impl FnOnce(&mut Engine) -> Effects) {
+        let Some(engine) = &mut state.engine else { return };
+        match call(engine) {
+            Ok(effects) => self.perform(state, effects),
+            Err(error) => self.die(state, &error),
+        }
+    }
+
+    fn perform(&self, state: &mut State, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Send(message) => match &state.pipe {
+                    Some(pipe) => pipe.push(message),
+                    None => tracing::error!("the core sent a message without a pipe"),
+                },
+                Effect::Complete(completion) => match state.pending.remove(&completion.request) {
+                    Some(done) => done(completion.outcome),
+                    None => tracing::error!(
+                        "the core completed request {}, which is not outstanding",
+                        completion.request
+                    ),
+                },
+                Effect::Wake(at) => {
+                    state.wake_at = Some(at);
+                    self.shared.wake.notify_one();
+                }
+                Effect::Warn(what) => tracing::warn!("{what}"),
+                Effect::Fail(reason) => {
+                    if let Some(pipe) = state.pipe.take() {
+                        pipe.close();
+                        state.pipe_number += 1;
+                    }
+                    self.fail(reason);
+                }
+            }
+        }
+    }
+
+    /// The engine is gone: nothing waits for it any more.
+    fn die(&self, state: &mut State, error: &EngineError) {
+        tracing::error!("{error}");
+        state.engine = None;
+        state.wake_at = None;
+        if let Some(pipe) = state.pipe.take() {
+            pipe.close();
+        }
+        for (_, done) in state.pending.drain() {
+            done(Err(gone()));
+        }
+        self.fail(error.to_string().lines().next().unwrap_or_default().to_owned());
+    }
+
+    fn fail(&self, reason: String) {
+        self.shared.failure.send_replace(Some(reason));
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.shared.made.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A `Done` that panicked has been taken out; the state is whole.
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn gone() -> Error {
+    Error { code: ErrorCode::Other, message: "the protocol engine has failed".into() }
+}
+
+/// Tells the engine the time when it asked for that, as long as there is a driver.
+async fn timer(shared: std::sync::Weak<Shared>) {
+    loop {
+        let Some(driver) = shared.upgrade().map(|shared| Driver { shared }) else { return };
+        let wait = {
+            let mut state = driver.lock();
+            let now = driver.now();
+            if state.wake_at.is_some_and(|at| at <= now) {
+                state.wake_at = None;
+                state.told = now;
+                driver.engine_call(&mut state, |engine| engine.advance(now));
+            }
+            state.wake_at.map(|at| Duration::from_micros(at.saturating_sub(driver.now())))
+        };
+        // The driver may go while this waits.
+        let wake = Arc::clone(&driver.shared.wake);
+        drop(driver);
+        match wait {
+            None => wake.notified().await,
+            Some(wait) => {
+                tokio::select! {
+                    () = wake.notified() => {}
+                    () = tokio::time::sleep(wait) => {}
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.wake.notify_one();
+    }
+}
+
+/// What a pipe sees of the driver, for as long as it is the driver's pipe.
+struct PipeEnd {
+    driver: Driver,
+    number: u64,
+}
+
+impl PipeEnd {
+    fn event(&self, call: impl FnOnce(&mut Engine) -> Effects) {
+        let mut state = self.driver.lock();
+        if state.pipe_number == self.number {
+            self.driver.event(&mut state, call);
+        }
+    }
+}
+
+impl Upstream for PipeEnd {
+    fn receive(&self, message: &[u8]) {
+        self.event(|engine| engine.receive(message));
+    }
+
+    fn took(&self, bytes: u64) {
+        self.event(|engine| engine.pipe_took(bytes));
+    }
+}

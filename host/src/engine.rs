@@ -1,0 +1,288 @@
+//! The engine: a WebAssembly component in wasmtime.
+//!
+//! One method per function of the contract (wit/engine.wit), nothing more. The
+//! component has no imports, so it can do nothing but answer. It runs within a
+//! memory limit, and within an amount of fuel for each call that covers every
+//! lawful event (one may touch every client), so that neither a hostile peer nor
+//! a broken component can spin or balloon. A trap ends the engine: the driver
+//! then ends everything that waits.
+
+use std::path::Path;
+
+use wasmtime::component::{Component, Linker, ResourceAny};
+use wasmtime::{Config as WasmConfig, Engine as Wasmtime, Store, StoreLimits, StoreLimitsBuilder};
+
+#[allow(missing_docs, reason = "generated; the WIT package has the documentation")]
+mod bindings {
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "core",
+        additional_derives: [PartialEq, Eq, Hash],
+    });
+}
+
+pub use bindings::exports::sshnet::core::types::{
+    ClientId, ClientInfo, ClientState, Completion, Config, Effect, Error, ErrorCode, Limits,
+    Protocol, Reply, Service, Statistics, TextFile,
+};
+
+/// The component that this program was built with.
+pub const EMBEDDED: &[u8] = include_bytes!(env!("SSHNET_CORE_COMPONENT"));
+
+/// Fuel that any call may burn, whatever it touches.
+const FUEL_BASE: u64 = 20_000_000;
+/// Fuel for each byte given to a call: it is copied in, through and out.
+const FUEL_PER_BYTE: u64 = 64;
+/// Fuel for each client that may exist: a pipe that goes down touches them all.
+const FUEL_PER_CLIENT: u64 = 50_000;
+/// Memory of the component, as a multiple of what its limits let it hold.
+const MEMORY_FACTOR: u64 = 3;
+/// Memory beyond that: code, tables, and a few KiB for each client.
+const MEMORY_BASE: u64 = 32 << 20;
+/// Memory for each client that may exist.
+const MEMORY_PER_CLIENT: u64 = 8 << 10;
+
+/// What a session's sandbox allows.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Sandbox {
+    /// Bytes of linear memory.
+    pub memory: usize,
+    /// Fuel for a call that carries no bytes.
+    pub fuel: u64,
+}
+
+impl Sandbox {
+    /// A sandbox in which every lawful event of an engine with these limits fits.
+    pub fn for_limits(limits: &Limits) -> Self {
+        let clients = u64::from(limits.clients) + u64::from(limits.calls);
+        let held = limits.windows
+            + limits.queued
+            + u64::from(limits.room)
+            + u64::from(limits.control)
+            + u64::from(limits.requests) * 128;
+        let memory = MEMORY_BASE + MEMORY_FACTOR * held + MEMORY_PER_CLIENT * clients;
+        Self {
+            memory: usize::try_from(memory).unwrap_or(usize::MAX).min(4 << 30),
+            fuel: FUEL_BASE + FUEL_PER_CLIENT * clients,
+        }
+    }
+}
+
+/// Why there is no engine, or none any more.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The file cannot be read.
+    #[error("cannot read the core {path}: {error}")]
+    Read {
+        /// Which file.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// It is no component, or not one with the world `sshnet:core/core`.
+    #[error("the core does not fit: {0}")]
+    Unfit(String),
+    /// It trapped, or answered what is no answer.
+    #[error("the core failed: {0}")]
+    Trap(String),
+}
+
+/// A component, compiled: sessions are made from it.
+#[derive(Clone)]
+pub struct Core {
+    wasmtime: Wasmtime,
+    component: Component,
+}
+
+impl Core {
+    /// Compiles the component that this program was built with.
+    pub fn embedded() -> Result<Self, EngineError> {
+        Self::from_bytes(EMBEDDED)
+    }
+
+    /// Compiles the component in a file.
+    pub fn from_file(path: &Path) -> Result<Self, EngineError> {
+        let bytes = std::fs::read(path)
+            .map_err(|error| EngineError::Read { path: path.display().to_string(), error })?;
+        Self::from_bytes(&bytes)
+    }
+
+    /// Compiles a component.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, EngineError> {
+        let mut config = WasmConfig::new();
+        config.consume_fuel(true);
+        let wasmtime = Wasmtime::new(&config).map_err(unfit)?;
+        let component = Component::new(&wasmtime, bytes).map_err(unfit)?;
+        Ok(Self { wasmtime, component })
+    }
+
+    /// The names of what the component asks of its host. The world `core` has
+    /// none, and a component that has any is not run.
+    pub fn imports(&self) -> Vec<String> {
+        self.component
+            .component_type()
+            .imports(&self.wasmtime)
+            .map(|(name, _)| name.to_owned())
+            .collect()
+    }
+
+    /// The limits that the component thinks sound.
+    pub fn default_limits(&self) -> Result<Limits, EngineError> {
+        let (mut store, bindings) =
+            self.instantiate(Sandbox { memory: 64 << 20, fuel: FUEL_BASE })?;
+        bindings.sshnet_core_engine().call_default_limits(&mut store).map_err(trap)
+    }
+
+    /// Makes a session.
+    pub fn session(&self, config: &Config, sandbox: Sandbox) -> Result<Engine, EngineError> {
+        let (mut store, bindings) = self.instantiate(sandbox)?;
+        let session = bindings
+            .sshnet_core_engine()
+            .session()
+            .call_constructor(&mut store, config)
+            .map_err(trap)?;
+        Ok(Engine { store, bindings, session, fuel: sandbox.fuel })
+    }
+
+    fn instantiate(
+        &self,
+        sandbox: Sandbox,
+    ) -> Result<(Store<StoreLimits>, bindings::Core), EngineError> {
+        let limits = StoreLimitsBuilder::new()
+            .memory_size(sandbox.memory)
+            .memories(1)
+            .tables(4)
+            .instances(4)
+            .trap_on_grow_failure(true)
+            .build();
+        let mut store = Store::new(&self.wasmtime, limits);
+        store.limiter(|limits| limits);
+        store.set_fuel(sandbox.fuel).map_err(trap)?;
+        let linker = Linker::new(&self.wasmtime);
+        let bindings =
+            bindings::Core::instantiate(&mut store, &self.component, &linker).map_err(unfit)?;
+        Ok((store, bindings))
+    }
+}
+
+fn unfit(error: wasmtime::Error) -> EngineError {
+    EngineError::Unfit(format!("{error:#}"))
+}
+
+fn trap(error: wasmtime::Error) -> EngineError {
+    EngineError::Trap(format!("{error:?}"))
+}
+
+/// A session of the engine. See wit/engine.wit for what each method does.
+pub struct Engine {
+    store: Store<StoreLimits>,
+    bindings: bindings::Core,
+    session: ResourceAny,
+    fuel: u64,
+}
+
+/// Calls a method of the session with fresh fuel.
+macro_rules! call {
+    ($self:ident, $bytes:expr, $method:ident $(, $argument:expr)*) => {{
+        let fuel = $self.fuel.saturating_add(FUEL_PER_BYTE.saturating_mul($bytes as u64));
+        $self.store.set_fuel(fuel).map_err(trap)?;
+        $self
+            .bindings
+            .sshnet_core_engine()
+            .session()
+            .$method(&mut $self.store, $self.session $(, $argument)*)
+            .map_err(trap)
+    }};
+}
+
+/// What an event answers.
+pub type Effects = Result<Vec<Effect>, EngineError>;
+
+#[allow(missing_docs, reason = "each method is the function of the same name in wit/engine.wit")]
+impl Engine {
+    pub fn pipe_up(&mut self) -> Effects {
+        call!(self, 0, call_pipe_up)
+    }
+
+    pub fn pipe_down(&mut self, reason: &str) -> Effects {
+        call!(self, reason.len(), call_pipe_down, reason)
+    }
+
+    pub fn receive(&mut self, message: &[u8]) -> Effects {
+        call!(self, message.len(), call_receive, message)
+    }
+
+    pub fn pipe_took(&mut self, bytes: u64) -> Effects {
+        // What it may send now is bounded by the room, which is in the base.
+        call!(self, bytes, call_pipe_took, bytes)
+    }
+
+    pub fn advance(&mut self, now: u64) -> Effects {
+        call!(self, 0, call_advance, now)
+    }
+
+    pub fn shutdown(&mut self, reason: &str) -> Effects {
+        call!(self, reason.len(), call_shutdown, reason)
+    }
+
+    pub fn clone_client(&mut self, request: u64, protocol: Protocol) -> Effects {
+        call!(self, 0, call_clone, request, protocol)
+    }
+
+    pub fn control(&mut self, request: u64, client: ClientId, text: &[u8]) -> Effects {
+        call!(self, text.len(), call_control, request, client, text)
+    }
+
+    pub fn read(&mut self, request: u64, client: ClientId, count: u32) -> Effects {
+        call!(self, count, call_read, request, client, count)
+    }
+
+    pub fn write(&mut self, request: u64, client: ClientId, bytes: &[u8]) -> Effects {
+        call!(self, bytes.len(), call_write, request, client, bytes)
+    }
+
+    pub fn listen(&mut self, request: u64, client: ClientId) -> Effects {
+        call!(self, 0, call_listen, request, client)
+    }
+
+    pub fn flush(&mut self, request: u64) -> Effects {
+        call!(self, 0, call_flush, request)
+    }
+
+    pub fn retain(&mut self, client: ClientId) -> Result<Result<(), Error>, EngineError> {
+        call!(self, 0, call_retain, client)
+    }
+
+    pub fn release(&mut self, client: ClientId) -> Effects {
+        call!(self, 0, call_release, client)
+    }
+
+    pub fn lookup(&mut self, number: u32) -> Result<Option<ClientInfo>, EngineError> {
+        call!(self, 0, call_lookup, number)
+    }
+
+    pub fn text(
+        &mut self,
+        client: ClientId,
+        file: TextFile,
+    ) -> Result<Result<String, Error>, EngineError> {
+        call!(self, 0, call_text, client, file)
+    }
+
+    pub fn translate(&mut self, query: &str) -> Result<Result<String, Error>, EngineError> {
+        call!(self, query.len(), call_translate, query)
+    }
+
+    pub fn clients(&mut self) -> Result<Vec<ClientInfo>, EngineError> {
+        call!(self, 0, call_clients)
+    }
+
+    pub fn statistics(&mut self) -> Result<Statistics, EngineError> {
+        call!(self, 0, call_statistics)
+    }
+
+    /// Fuel that the last call burnt, of what it was given.
+    pub fn fuel_left(&self) -> u64 {
+        self.store.get_fuel().unwrap_or(0)
+    }
+}
