@@ -353,7 +353,11 @@ impl<'a> Message<'a> {
             Self::WindowAdjust { recipient, bytes } => {
                 Writer::new(9).byte(CHANNEL_WINDOW_ADJUST).uint32(recipient).uint32(bytes).end()
             }
-            Self::Data { recipient, data } => data_writer(recipient, data.len()).raw(data).end(),
+            Self::Data { recipient, data } => {
+                let mut message = data_header(recipient, data.len() as u32);
+                message.extend_from_slice(data);
+                message
+            }
             Self::ExtendedData { recipient, code, data } => Writer::new(13 + data.len())
                 .byte(CHANNEL_EXTENDED_DATA)
                 .uint32(recipient)
@@ -383,8 +387,12 @@ impl<'a> Message<'a> {
 
 /// Starts a data message of `length` bytes of data, which the caller puts behind
 /// it piece by piece.
-pub(crate) fn data_writer(recipient: u32, length: usize) -> Writer {
-    Writer::new(DATA_HEADER + length).byte(CHANNEL_DATA).uint32(recipient).uint32(length as u32)
+pub(crate) fn data_header(recipient: u32, length: u32) -> Vec<u8> {
+    Writer::new(DATA_HEADER + length as usize)
+        .byte(CHANNEL_DATA)
+        .uint32(recipient)
+        .uint32(length)
+        .end()
 }
 
 impl<'a> Global<'a> {

@@ -1,0 +1,451 @@
+//! One client: the state it is in, and what each state holds.
+//!
+//! ```text
+//!            connect            CONFIRMATION            CLOSE came
+//!    Closed ---------> Dialing ------------> Established ----------> Finished
+//!     ^ ^ ^               | FAILURE             | hangup                |
+//!     | | +---------------+                     v                       |
+//!     | |             CLOSE came            Teardown                    |
+//!     | +--------------------------------------+                 hangup |
+//!     +-----------------------------------------------------------------+
+//!
+//!            announce             bound              hangup
+//!    Closed ---------> Announcing ------> Listen ------------> Closed
+//! ```
+//!
+//! A new `connect` or `announce` may start from Teardown and Finished, too: the
+//! old channel goes on being closed without the client. This module moves bytes
+//! between queues and keeps the figures; what is said to the peer, and to whom a
+//! request is answered, is the business of [`session`](crate::session).
+
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+
+use crate::ctl::{Announced, NOWHERE, Target};
+use crate::effect::{
+    ClientId, ClientInfo, ClientState, Error, Instant, Protocol, RequestId, TextFile,
+};
+use crate::table::{Ours, Theirs};
+use crate::window::{ReceiveWindow, SendWindow};
+
+/// A write to `ctl` that waits for one of its lines to take effect.
+#[derive(Debug)]
+pub(crate) struct Control {
+    pub(crate) request: RequestId,
+    /// The lines after it.
+    pub(crate) rest: Vec<u8>,
+}
+
+/// A client.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) id: ClientId,
+    pub(crate) protocol: Protocol,
+    pub(crate) references: u32,
+    pub(crate) state: State,
+    pub(crate) local: String,
+    pub(crate) remote: String,
+    pub(crate) since: Instant,
+    pub(crate) last_error: Option<String>,
+}
+
+/// What a client does, and what it has for it.
+#[derive(Debug)]
+pub(crate) enum State {
+    Closed,
+    Dialing(Dial),
+    Announcing(Announcing),
+    Listen(Listener),
+    Established(Conversation),
+    /// Hung up; the peer's CLOSE is awaited on this channel.
+    Teardown(Ours),
+    Finished(Remains),
+}
+
+/// A dial under way.
+#[derive(Debug)]
+pub(crate) struct Dial {
+    pub(crate) control: Control,
+    pub(crate) target: Target,
+    /// The channel asked for and the window offered; none while there is no pipe.
+    pub(crate) channel: Option<(Ours, ReceiveWindow)>,
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// An announcement that the far side has not answered.
+#[derive(Debug)]
+pub(crate) struct Announcing {
+    pub(crate) control: Control,
+    pub(crate) address: Announced,
+    /// Which request of ours the answer is to.
+    pub(crate) serial: u64,
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// An announced client.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    /// The address, with the port that was bound.
+    pub(crate) address: Announced,
+    pub(crate) bound: Bound,
+    pub(crate) calls: VecDeque<Call>,
+    /// `listen` requests that wait for a call.
+    pub(crate) listens: VecDeque<RequestId>,
+}
+
+/// Whether the far side takes calls for a listener now.
+#[derive(Debug)]
+pub(crate) enum Bound {
+    /// It does.
+    Yes,
+    /// There is no pipe.
+    NoPipe,
+    /// It was asked again, on a new pipe, under this serial number.
+    Asked(u64),
+    /// It would not do it again.
+    Refused(Error),
+}
+
+/// A call that waits, unconfirmed.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) channel: Theirs,
+    pub(crate) window: u32,
+    pub(crate) packet: u32,
+    /// The address called and the caller's, as `local` and `remote` show them.
+    pub(crate) local: String,
+    pub(crate) remote: String,
+}
+
+/// A conversation.
+#[derive(Debug)]
+pub(crate) struct Conversation {
+    pub(crate) channel: Ours,
+    pub(crate) peer: Theirs,
+    pub(crate) inbox: Inbox,
+    pub(crate) receive: ReceiveWindow,
+    pub(crate) send: SendWindow,
+    pub(crate) writes: VecDeque<Write>,
+    /// Bytes in `writes` that are not sent.
+    pub(crate) unsent: u64,
+    pub(crate) outgoing: Outgoing,
+    /// It is in the session's queue of those that have something to send.
+    pub(crate) in_turn: bool,
+    /// Channel requests of ours that the peer has not answered.
+    pub(crate) probes: u32,
+    pub(crate) received: u64,
+    pub(crate) sent: u64,
+}
+
+/// The direction away from here.
+#[derive(Debug)]
+pub(crate) enum Outgoing {
+    Open,
+    /// EOF is to be sent after the writes that wait.
+    Ending(Control),
+    /// EOF is sent.
+    Ended,
+}
+
+/// A write of which a part is not sent.
+#[derive(Debug)]
+pub(crate) struct Write {
+    pub(crate) request: RequestId,
+    pub(crate) bytes: Bytes,
+    /// How many of its bytes were sent.
+    pub(crate) sent: u32,
+}
+
+/// What is left of a conversation that the far side ended.
+#[derive(Debug)]
+pub(crate) struct Remains {
+    pub(crate) inbox: Inbox,
+    pub(crate) receive: ReceiveWindow,
+    pub(crate) received: u64,
+    pub(crate) sent: u64,
+}
+
+/// Bytes received and not read, and those who wait for more.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    /// Large pieces, as they came.
+    chunks: VecDeque<Bytes>,
+    /// What came after them in small pieces, put together: a peer that sends
+    /// byte by byte must not make us keep a message for each.
+    tail: Vec<u8>,
+    length: usize,
+    end: Option<End>,
+    pub(crate) reads: VecDeque<(RequestId, u32)>,
+}
+
+/// How the incoming direction ended.
+#[derive(Clone, Debug)]
+pub(crate) enum End {
+    /// With EOF.
+    Eof,
+    /// Otherwise.
+    Broken(Error),
+}
+
+/// A piece smaller than this is put together with its neighbours.
+const SMALL: usize = 4_096;
+/// Small pieces are put together up to this size.
+const TAIL: usize = 16_384;
+
+impl Inbox {
+    /// Puts in what came.
+    pub(crate) fn push(&mut self, data: Bytes) {
+        self.length += data.len();
+        if data.len() < SMALL {
+            self.tail.extend_from_slice(&data);
+            if self.tail.len() < TAIL {
+                return;
+            }
+            self.tail.shrink_to_fit();
+        }
+        if !self.tail.is_empty() {
+            self.chunks.push_back(Bytes::from(core::mem::take(&mut self.tail)));
+        }
+        if data.len() >= SMALL {
+            self.chunks.push_back(data);
+        }
+    }
+
+    /// Nothing more will come. The first end counts.
+    pub(crate) fn end(&mut self, end: End) {
+        self.end.get_or_insert(end);
+    }
+
+    /// Whether the peer sent EOF.
+    pub(crate) fn ended(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// What a writer is told once this has ended.
+    pub(crate) fn broken(&self) -> Error {
+        match &self.end {
+            Some(End::Broken(error)) => error.clone(),
+            _ => Error::closed_by_peer(),
+        }
+    }
+
+    /// Bytes not read.
+    pub(crate) fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Takes up to `count` bytes: none at end of file, `None` if one has to wait.
+    pub(crate) fn take(&mut self, count: u32) -> Option<Result<Vec<u8>, Error>> {
+        let count = self.length.min(count as usize);
+        if self.length == 0 {
+            return match &self.end {
+                None => None,
+                Some(End::Eof) => Some(Ok(Vec::new())),
+                Some(End::Broken(error)) => Some(Err(error.clone())),
+            };
+        }
+        let mut out = Vec::with_capacity(count);
+        while out.len() < count {
+            let wanted = count - out.len();
+            if let Some(chunk) = self.chunks.front_mut() {
+                out.extend_from_slice(&chunk.split_to(wanted.min(chunk.len())));
+                if chunk.is_empty() {
+                    self.chunks.pop_front();
+                }
+            } else if wanted >= self.tail.len() {
+                out.append(&mut self.tail);
+                self.tail = Vec::new();
+            } else {
+                out.extend(self.tail.drain(..wanted));
+            }
+        }
+        self.length -= count;
+        Some(Ok(out))
+    }
+
+    /// Drops what was not read; answers how much that was.
+    pub(crate) fn clear(&mut self) -> usize {
+        self.chunks.clear();
+        self.tail = Vec::new();
+        core::mem::take(&mut self.length)
+    }
+}
+
+impl Conversation {
+    /// A new one over this channel.
+    pub(crate) fn new(
+        channel: Ours,
+        peer: Theirs,
+        receive: ReceiveWindow,
+        send: SendWindow,
+    ) -> Self {
+        Self {
+            channel,
+            peer,
+            inbox: Inbox::default(),
+            receive,
+            send,
+            writes: VecDeque::new(),
+            unsent: 0,
+            outgoing: Outgoing::Open,
+            in_turn: false,
+            probes: 0,
+            received: 0,
+            sent: 0,
+        }
+    }
+
+    /// Whether there is something to send, were there window and room for it.
+    pub(crate) fn wants_turn(&self) -> bool {
+        !self.writes.is_empty() || matches!(self.outgoing, Outgoing::Ending(_))
+    }
+
+    /// Takes `count` bytes off the front of the writes that wait. The pieces are
+    /// put behind `header`; requests whose last byte that was go to `done`.
+    pub(crate) fn take_writes(
+        &mut self,
+        count: u32,
+        mut put: impl FnMut(&[u8]),
+        mut done: impl FnMut(RequestId, u32),
+    ) {
+        let mut left = count as usize;
+        while let Some(write) = self.writes.front_mut() {
+            let piece = write.bytes.split_to(left.min(write.bytes.len()));
+            left -= piece.len();
+            put(&piece);
+            write.sent += piece.len() as u32;
+            if !write.bytes.is_empty() {
+                break;
+            }
+            done(write.request, write.sent);
+            self.writes.pop_front();
+        }
+        self.unsent = self.unsent.saturating_sub(u64::from(count));
+        self.sent += u64::from(count);
+        self.send.sent(count);
+    }
+}
+
+impl Client {
+    /// A new client, with one reference.
+    pub(crate) fn new(id: ClientId, protocol: Protocol, since: Instant) -> Self {
+        Self {
+            id,
+            protocol,
+            references: 1,
+            state: State::Closed,
+            local: nowhere(protocol),
+            remote: nowhere(protocol),
+            since,
+            last_error: None,
+        }
+    }
+
+    /// Goes to another state; answers the old one.
+    pub(crate) fn enter(&mut self, state: State, now: Instant) -> State {
+        self.since = now;
+        core::mem::replace(&mut self.state, state)
+    }
+
+    /// Forgets the addresses and the error of what it did before.
+    pub(crate) fn forget(&mut self) {
+        self.local = nowhere(self.protocol);
+        self.remote = nowhere(self.protocol);
+        self.last_error = None;
+    }
+
+    /// The state's public name.
+    pub(crate) fn state(&self) -> ClientState {
+        match &self.state {
+            State::Closed => ClientState::Closed,
+            State::Dialing(_) | State::Announcing(_) => ClientState::Dialing,
+            State::Listen(_) => ClientState::Listen,
+            State::Established(_) => ClientState::Established,
+            State::Teardown(_) => ClientState::Teardown,
+            State::Finished(_) => ClientState::Finished,
+        }
+    }
+
+    /// What one of its files reads.
+    pub(crate) fn text(&self, file: TextFile) -> String {
+        match file {
+            TextFile::Local => format!("{}\n", self.local),
+            TextFile::Remote => format!("{}\n", self.remote),
+            TextFile::Status => {
+                let info = self.info();
+                let mut text = format!(
+                    "{} qin {} qout {} rx {} tx {} window {}/{}\n",
+                    info.state.name(),
+                    info.unread,
+                    info.unsent,
+                    info.received,
+                    info.sent,
+                    info.receive_window,
+                    info.send_window,
+                );
+                if let Some(error) = &self.last_error {
+                    text.push_str(error);
+                    text.push('\n');
+                }
+                text
+            }
+        }
+    }
+
+    /// A snapshot.
+    pub(crate) fn info(&self) -> ClientInfo {
+        let mut info = ClientInfo {
+            id: self.id,
+            protocol: self.protocol,
+            state: self.state(),
+            references: self.references,
+            local: self.local.clone(),
+            remote: self.remote.clone(),
+            received: 0,
+            sent: 0,
+            unread: 0,
+            unsent: 0,
+            receive_window: 0,
+            send_window: 0,
+            requests: 0,
+            calls: 0,
+            since: self.since,
+            last_error: self.last_error.clone(),
+        };
+        match &self.state {
+            State::Closed | State::Teardown(_) => {}
+            State::Dialing(_) | State::Announcing(_) => info.requests = 1,
+            State::Listen(listener) => {
+                info.requests = listener.listens.len() as u32;
+                info.calls = listener.calls.len() as u32;
+            }
+            State::Established(c) => {
+                info.received = c.received;
+                info.sent = c.sent;
+                info.unread = c.inbox.len() as u64;
+                info.unsent = c.unsent;
+                info.receive_window = c.receive.open();
+                info.send_window = c.send.window();
+                info.requests = (c.inbox.reads.len() + c.writes.len()) as u32
+                    + u32::from(matches!(c.outgoing, Outgoing::Ending(_)));
+            }
+            State::Finished(remains) => {
+                info.received = remains.received;
+                info.sent = remains.sent;
+                info.unread = remains.inbox.len() as u64;
+            }
+        }
+        info
+    }
+}
+
+fn nowhere(protocol: Protocol) -> String {
+    match protocol {
+        Protocol::Tcp => NOWHERE.to_string(),
+        Protocol::Unix => "/".to_string(),
+    }
+}

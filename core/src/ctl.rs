@@ -1,0 +1,209 @@
+//! The text of the tree: control messages, `cs` queries, addresses (ip(3), cs(8)).
+//!
+//! Words in, commands out. Knows the service names, and no client.
+
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::{String, ToString};
+
+use crate::config::Services;
+use crate::effect::{Error, ErrorCode, Protocol};
+
+/// Where a dial goes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Target {
+    Tcp { host: String, port: u16 },
+    Unix { path: String },
+}
+
+/// Where calls are taken.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Announced {
+    /// The address as it goes over the wire: empty for all.
+    Tcp {
+        address: String,
+        port: u16,
+    },
+    Unix {
+        path: String,
+    },
+}
+
+/// One control message.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Command {
+    Connect(Target),
+    Announce(Announced),
+    Hangup,
+    CloseWrite,
+    /// An empty line.
+    Nothing,
+}
+
+/// What `local` and `remote` read where there is nothing to say.
+pub(crate) const NOWHERE: &str = "::!0";
+
+impl core::fmt::Display for Target {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Tcp { host, port } => write!(f, "{host}!{port}"),
+            Self::Unix { path } => f.write_str(path),
+        }
+    }
+}
+
+impl core::fmt::Display for Announced {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Tcp { address, port } if address.is_empty() => write!(f, "*!{port}"),
+            Self::Tcp { address, port } => write!(f, "{address}!{port}"),
+            Self::Unix { path } => f.write_str(path),
+        }
+    }
+}
+
+/// Reads text for one session.
+#[derive(Debug)]
+pub(crate) struct Parser {
+    pub(crate) services: Services,
+    pub(crate) prefix: String,
+    /// Bytes in the name of a host or in a path.
+    pub(crate) name: usize,
+    /// Bytes in a query.
+    pub(crate) line: usize,
+}
+
+impl Parser {
+    /// Reads one control message.
+    pub(crate) fn command(&self, protocol: Protocol, line: &[u8]) -> Result<Command, Error> {
+        let bad = |why: &str| Error::bad_control(protocol, why);
+        let line = core::str::from_utf8(line).map_err(|_| bad("not UTF-8"))?;
+        let mut words = line.split([' ', '\t', '\r', '\0']).filter(|word| !word.is_empty());
+        let Some(verb) = words.next() else { return Ok(Command::Nothing) };
+        let mut argument = |what: &str| words.next().ok_or_else(|| bad(&format!("{verb} {what}")));
+        let command = match verb {
+            "connect" => {
+                let target = argument("needs host!port")?;
+                Command::Connect(self.target(protocol, target).map_err(|e| bad(&e))?)
+            }
+            "announce" => {
+                let address = argument("needs address!port")?;
+                Command::Announce(self.announced(protocol, address).map_err(|e| bad(&e))?)
+            }
+            "hangup" => Command::Hangup,
+            "closewrite" => Command::CloseWrite,
+            _ => return Err(bad(verb)),
+        };
+        match words.next() {
+            None => Ok(command),
+            Some(word) => Err(bad(&format!("{verb} does not take {word}"))),
+        }
+    }
+
+    fn target(&self, protocol: Protocol, text: &str) -> Result<Target, String> {
+        match protocol {
+            Protocol::Unix => Ok(Target::Unix { path: self.path(text)? }),
+            Protocol::Tcp => {
+                let (host, port) =
+                    text.split_once('!').ok_or_else(|| format!("{text} is not host!port"))?;
+                let port = self.port(port)?;
+                if port == 0 {
+                    return Err("port 0 cannot be called".to_owned());
+                }
+                Ok(Target::Tcp { host: self.host(host)?, port })
+            }
+        }
+    }
+
+    fn announced(&self, protocol: Protocol, text: &str) -> Result<Announced, String> {
+        match protocol {
+            Protocol::Unix => Ok(Announced::Unix { path: self.path(text)? }),
+            Protocol::Tcp => {
+                let (address, port) = text.split_once('!').unwrap_or(("*", text));
+                let port = self.port(port)?;
+                let address = if address == "*" { String::new() } else { self.host(address)? };
+                Ok(Announced::Tcp { address, port })
+            }
+        }
+    }
+
+    fn host(&self, host: &str) -> Result<String, String> {
+        if host.is_empty() {
+            return Err("the host is missing".to_owned());
+        }
+        if host.len() > self.name {
+            return Err(format!(
+                "the host's name has {} bytes of at most {}",
+                host.len(),
+                self.name
+            ));
+        }
+        if host.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return Err("the host's name has a blank or a control character".to_owned());
+        }
+        Ok(host.to_owned())
+    }
+
+    fn path(&self, path: &str) -> Result<String, String> {
+        if !path.starts_with('/') {
+            return Err(format!("{path} is not a path from the root"));
+        }
+        if path.len() > self.name {
+            return Err(format!("the path has {} bytes of at most {}", path.len(), self.name));
+        }
+        if path.chars().any(char::is_control) {
+            return Err("the path has a control character".to_owned());
+        }
+        Ok(path.to_owned())
+    }
+
+    /// A port: a decimal number, or a service's name.
+    fn port(&self, text: &str) -> Result<u16, String> {
+        if text.is_empty() {
+            return Err("the port is missing".to_owned());
+        }
+        if text.bytes().all(|b| b.is_ascii_digit()) {
+            // "010" would be 8 to some and 10 to others.
+            if text.len() > 1 && text.starts_with('0') {
+                return Err(format!("port {text} has a leading zero"));
+            }
+            return text.parse().map_err(|_| format!("port {text} is not in 0 to 65535"));
+        }
+        self.services.port(text).ok_or_else(|| format!("service {text} is unknown"))
+    }
+
+    /// Answers a `cs` query.
+    pub(crate) fn translate(&self, query: &str) -> Result<String, Error> {
+        let cannot = |why: &str| {
+            Error::new(ErrorCode::InvalidArgument, format!("can't translate address: {why}"))
+        };
+        if query.len() > self.line {
+            return Err(cannot("the query is too long"));
+        }
+        let query = query.trim_end_matches(['\n', '\0']);
+        let (protocol, rest) = query.split_once('!').ok_or_else(|| cannot("no protocol"))?;
+        let prefix = &self.prefix;
+        match protocol {
+            "tcp" | "net" => {
+                let (host, service) = rest.split_once('!').ok_or_else(|| cannot("no service"))?;
+                let host = self.host(host).map_err(|e| cannot(&e))?;
+                if service.contains('!') {
+                    return Err(cannot("more than three fields"));
+                }
+                let port = self.port(service).map_err(|why| {
+                    let code = match service.bytes().all(|b| b.is_ascii_digit()) {
+                        true => ErrorCode::InvalidArgument,
+                        false => ErrorCode::NoEntry,
+                    };
+                    Error::new(code, format!("no translation found: {why}"))
+                })?;
+                Ok(format!("{prefix}/tcp/clone {host}!{port}"))
+            }
+            "unix" => {
+                let path = self.path(rest).map_err(|e| cannot(&e))?;
+                Ok(format!("{prefix}/unix/clone {path}"))
+            }
+            _ => Err(Error::new(ErrorCode::NotSupported, "unknown protocol".to_string())),
+        }
+    }
+}

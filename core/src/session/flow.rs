@@ -1,0 +1,109 @@
+//! Who may send when.
+//!
+//! Data messages are made only while the pipe has room, and those who have data
+//! to send take turns, one message each, so that a bulk upload cannot starve a
+//! keystroke. What is sent and not acknowledged has a limit for the session as a
+//! whole: one conversation may have as much of it as is still free, so that some
+//! that are stuck never block the others.
+
+use alloc::vec::Vec;
+
+use super::Session;
+use crate::client::{Outgoing, State};
+use crate::effect::{ClientId, Reply};
+use crate::message::{self, Message};
+
+/// How many starved conversations are looked at for each acknowledgement.
+const FED: usize = 4;
+
+impl Session {
+    /// Lets those send who have something to send, until the pipe is full.
+    pub(super) fn send_in_turn(&mut self) {
+        if self.pipe.is_none() {
+            return;
+        }
+        while self.out.in_pipe < u64::from(self.limits.room) {
+            let Some(id) = self.turn.pop_front() else { return };
+            self.send_one(id);
+        }
+    }
+
+    /// Sends one message of a conversation.
+    fn send_one(&mut self, id: ClientId) {
+        let Ok(client) = self.clients.get_mut(id) else { return };
+        let State::Established(c) = &mut client.state else { return };
+        c.in_turn = false;
+        if c.writes.is_empty() {
+            if let Outgoing::Ending(_) = c.outgoing {
+                let ended = core::mem::replace(&mut c.outgoing, Outgoing::Ended);
+                self.out.send(&Message::Eof { recipient: c.peer.0 });
+                if let Outgoing::Ending(control) = ended {
+                    self.run(id, control);
+                }
+            }
+            return;
+        }
+        let unsent = u32::try_from(c.unsent).unwrap_or(u32::MAX);
+        let count = c.send.sendable().min(unsent);
+        if count == 0 {
+            // It gets a turn when the peer opens the window.
+            return;
+        }
+        let free = self.limits.unacknowledged.saturating_sub(self.unacknowledged);
+        if c.send.unacknowledged() > 0 && c.send.unacknowledged() + u64::from(count) > free {
+            c.in_turn = true;
+            self.starved.push_back(id);
+            return;
+        }
+        let mut bytes: Vec<u8> = message::data_header(c.peer.0, count);
+        let out = &mut self.out;
+        let mut done: Vec<(u64, u32)> = Vec::new();
+        c.take_writes(
+            count,
+            |piece| bytes.extend_from_slice(piece),
+            |request, sent| done.push((request, sent)),
+        );
+        out.send_bytes(bytes);
+        for (request, sent) in done {
+            out.complete(request, Ok(Reply::Count(sent)));
+        }
+        out.statistics.bytes_sent += u64::from(count);
+        self.queued = self.queued.saturating_sub(u64::from(count));
+        self.unacknowledged += u64::from(count);
+        if c.wants_turn() {
+            c.in_turn = true;
+            self.turn.push_back(id);
+        }
+    }
+
+    /// A conversation may have something to send now.
+    pub(super) fn give_turn(&mut self, id: ClientId) {
+        if let Ok(client) = self.clients.get_mut(id)
+            && let State::Established(c) = &mut client.state
+            && c.wants_turn()
+            && !c.in_turn
+        {
+            c.in_turn = true;
+            self.turn.push_back(id);
+        }
+    }
+
+    /// Some of what was sent is acknowledged: who waited for that may try again.
+    pub(super) fn feed_starved(&mut self) {
+        for _ in 0..FED {
+            let Some(id) = self.starved.pop_front() else { return };
+            self.turn.push_back(id);
+        }
+    }
+
+    /// Gives the peer new window for what was read, where it is worth a message.
+    pub(super) fn grant(&mut self, id: ClientId) {
+        if let Ok(client) = self.clients.get_mut(id)
+            && let State::Established(c) = &mut client.state
+            && !c.inbox.ended()
+            && let Some(bytes) = c.receive.grant(&mut self.pool)
+        {
+            self.out.send(&Message::WindowAdjust { recipient: c.peer.0, bytes });
+        }
+    }
+}

@@ -1,0 +1,553 @@
+//! What the files' users do.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+
+use super::{Awaited, Session};
+use crate::client::{
+    Announcing, Bound, Call, Client, Control, Conversation, Dial, Listener, Outgoing, State, Write,
+};
+use crate::ctl::{Announced, Command, Target};
+use crate::effect::{
+    ClientId, ClientState, Effect, Error, ErrorCode, Instant, Protocol, Reply, RequestId,
+};
+use crate::message::{Global, Message, Open, reason};
+use crate::table::Channel;
+use crate::window::{ReceiveWindow, SendWindow};
+
+impl Session {
+    /// Makes a client.
+    pub fn clone_client(&mut self, request: RequestId, protocol: Protocol) -> Vec<Effect> {
+        if self.admit(request).is_some() {
+            let outcome = self.new_client(protocol).map(Reply::Client);
+            self.out.complete(request, outcome);
+        }
+        self.finish()
+    }
+
+    fn new_client(&mut self, protocol: Protocol) -> Result<ClientId, Error> {
+        if self.clients.count() + self.channels.orphans() >= self.limits.clients {
+            return Err(Error::exhausted("too many clients"));
+        }
+        let now = self.now;
+        Ok(self.clients.insert(|id| Client::new(id, protocol, now)))
+    }
+
+    /// Carries out control messages.
+    pub fn control(&mut self, request: RequestId, client: ClientId, text: &[u8]) -> Vec<Effect> {
+        if self.admit(request).is_some() {
+            match self.clients.get(client) {
+                Err(error) => self.out.complete(request, Err(error)),
+                Ok(found) if text.len() > self.limits.line as usize => {
+                    let error = Error::bad_control(found.protocol, "the line is too long");
+                    self.out.complete(request, Err(error));
+                }
+                Ok(_) => self.run(client, Control { request, rest: text.to_vec() }),
+            }
+        }
+        self.finish()
+    }
+
+    /// Carries out the lines of a control message from where it is.
+    pub(super) fn run(&mut self, id: ClientId, mut control: Control) {
+        loop {
+            if control.rest.is_empty() {
+                self.out.complete(control.request, Ok(Reply::Done));
+                return;
+            }
+            let end = control.rest.iter().position(|&b| b == b'\n');
+            let rest = end.map_or(Vec::new(), |end| control.rest.split_off(end + 1));
+            let line = core::mem::replace(&mut control.rest, rest);
+            let line = line.strip_suffix(b"\n").unwrap_or(&line);
+            let Ok(client) = self.clients.get(id) else { return };
+            let command = self.parser.command(client.protocol, line);
+            let failed = match command {
+                Ok(Command::Nothing) => continue,
+                Ok(Command::Hangup) => {
+                    self.hang_up(id, &Error::hung_up());
+                    continue;
+                }
+                Ok(Command::Connect(target)) => self.connect(id, target, control),
+                Ok(Command::Announce(address)) => self.announce(id, address, control),
+                Ok(Command::CloseWrite) => self.close_write(id, control),
+                Err(error) => Err((control, error)),
+            };
+            if let Err((control, error)) = failed {
+                if let Ok(client) = self.clients.get_mut(id) {
+                    client.last_error = Some(error.message.clone());
+                }
+                self.out.complete(control.request, Err(error));
+            }
+            return;
+        }
+    }
+
+    /// Makes a client ready for a new conversation or announcement.
+    fn start_over(&mut self, id: ClientId) -> Result<(), Error> {
+        let used = self.clients.count() + self.channels.orphans();
+        let in_pipe = self.out.in_pipe;
+        let full = u64::from(self.limits.room) + u64::from(self.limits.control) / 2;
+        let client = self.clients.get_mut(id)?;
+        match client.state() {
+            ClientState::Closed => {}
+            ClientState::Teardown | ClientState::Finished => {
+                self.hang_up(id, &Error::hung_up());
+                self.disown(id);
+            }
+            ClientState::Dialing | ClientState::Listen | ClientState::Established => {
+                return Err(Error::new(ErrorCode::IsConnected, "the client is in use"));
+            }
+        }
+        if used > self.limits.clients {
+            return Err(Error::exhausted("too many channels are still being closed"));
+        }
+        if in_pipe > full {
+            return Err(Error::exhausted("the connection to the far side is congested"));
+        }
+        self.clients.get_mut(id)?.forget();
+        Ok(())
+    }
+
+    /// A client that was hung up no longer waits for its channel's end.
+    fn disown(&mut self, id: ClientId) {
+        if let Ok(client) = self.clients.get_mut(id)
+            && let State::Teardown(channel) = client.state
+        {
+            self.channels.set(channel, Channel::Closing { owner: None });
+            client.enter(State::Closed, self.now);
+        }
+    }
+
+    fn deadline(&mut self, id: ClientId, after: Instant) -> Option<Instant> {
+        let at = self.now.checked_add(after).filter(|_| after > 0)?;
+        self.deadlines.insert((at, id));
+        Some(at)
+    }
+
+    fn connect(
+        &mut self,
+        id: ClientId,
+        target: Target,
+        control: Control,
+    ) -> Result<(), (Control, Error)> {
+        if let Err(error) = self.start_over(id) {
+            return Err((control, error));
+        }
+        let wait = match self.pipe {
+            Some(_) => self.limits.dial_time,
+            None if self.limits.dial_wait > 0 => self.limits.dial_wait,
+            None => return Err((control, no_pipe())),
+        };
+        let deadline = self.deadline(id, wait);
+        let Ok(client) = self.clients.get_mut(id) else { return Ok(()) };
+        client.remote = alloc::format!("{target}");
+        self.out.requests.insert(control.request, id);
+        client.enter(State::Dialing(Dial { control, target, channel: None, deadline }), self.now);
+        self.open_channel(id);
+        Ok(())
+    }
+
+    /// Asks for a dial's channel, if there is a pipe.
+    fn open_channel(&mut self, id: ClientId) {
+        let Ok(client) = self.clients.get_mut(id) else { return };
+        let State::Dialing(dial) = &mut client.state else { return };
+        if self.pipe.is_none() || dial.channel.is_some() {
+            return;
+        }
+        let window = ReceiveWindow::new(self.limits.window, &mut self.pool);
+        let channel = self.channels.insert(Channel::Opening { owner: Some(id) });
+        self.out.send(&Message::Open {
+            sender: channel.0,
+            window: window.open(),
+            packet: self.limits.packet,
+            kind: match &dial.target {
+                Target::Tcp { host, port } => Open::DirectTcpip {
+                    host: host.as_bytes(),
+                    port: u32::from(*port),
+                    originator: b"127.0.0.1",
+                    originator_port: 0,
+                },
+                Target::Unix { path } => Open::DirectStreamlocal { path: path.as_bytes() },
+            },
+        });
+        dial.channel = Some((channel, window));
+    }
+
+    fn announce(
+        &mut self,
+        id: ClientId,
+        address: Announced,
+        control: Control,
+    ) -> Result<(), (Control, Error)> {
+        let any = matches!(address, Announced::Tcp { port: 0, .. });
+        if !any && self.listeners.get(&address).is_some_and(|owner| *owner != id) {
+            let error = Error::new(ErrorCode::AddressInUse, "the address is announced already");
+            return Err((control, error));
+        }
+        if let Err(error) = self.start_over(id) {
+            return Err((control, error));
+        }
+        if self.pipe.is_none() {
+            return Err((control, no_pipe()));
+        }
+        let deadline = self.deadline(id, self.limits.dial_time);
+        let Ok(client) = self.clients.get_mut(id) else { return Ok(()) };
+        client.local = alloc::format!("{address}");
+        self.out.requests.insert(control.request, id);
+        if !any {
+            self.listeners.insert(address.clone(), id);
+        }
+        self.serial += 1;
+        let announcing =
+            Announcing { control, address: address.clone(), serial: self.serial, deadline };
+        client.enter(State::Announcing(announcing), self.now);
+        self.ask_to_bind(id, address);
+        Ok(())
+    }
+
+    /// Asks the far side to take calls, under the serial number of the moment.
+    fn ask_to_bind(&mut self, owner: ClientId, address: Announced) {
+        let Some(pipe) = &mut self.pipe else { return };
+        self.out.send(&Message::GlobalRequest {
+            want_reply: true,
+            request: match &address {
+                Announced::Tcp { address, port } => {
+                    Global::TcpipForward { address: address.as_bytes(), port: u32::from(*port) }
+                }
+                Announced::Unix { path } => Global::StreamlocalForward { path: path.as_bytes() },
+            },
+        });
+        pipe.awaited.push_back(Awaited::Bind { owner, serial: self.serial, address });
+    }
+
+    /// Asks the far side to take no more calls.
+    pub(super) fn ask_to_cancel(&mut self, address: &Announced) {
+        let Some(pipe) = &mut self.pipe else { return };
+        self.out.send(&Message::GlobalRequest {
+            want_reply: true,
+            request: match address {
+                Announced::Tcp { address, port } => Global::CancelTcpipForward {
+                    address: address.as_bytes(),
+                    port: u32::from(*port),
+                },
+                Announced::Unix { path } => {
+                    Global::CancelStreamlocalForward { path: path.as_bytes() }
+                }
+            },
+        });
+        pipe.awaited.push_back(Awaited::Cancel);
+    }
+
+    /// There is a pipe again: a dial that waited is made, a listener announced.
+    pub(super) fn resume(&mut self, id: ClientId) {
+        let Ok(client) = self.clients.get_mut(id) else { return };
+        match &mut client.state {
+            State::Dialing(dial) => {
+                if let Some(at) = dial.deadline.take() {
+                    self.deadlines.remove(&(at, id));
+                }
+                let deadline = self.deadline(id, self.limits.dial_time);
+                if let Ok(client) = self.clients.get_mut(id)
+                    && let State::Dialing(dial) = &mut client.state
+                {
+                    dial.deadline = deadline;
+                }
+                self.open_channel(id);
+            }
+            State::Listen(listener) => {
+                self.serial += 1;
+                listener.bound = Bound::Asked(self.serial);
+                let address = listener.address.clone();
+                self.ask_to_bind(id, address);
+            }
+            _ => {}
+        }
+    }
+
+    fn close_write(&mut self, id: ClientId, control: Control) -> Result<(), (Control, Error)> {
+        let Ok(client) = self.clients.get_mut(id) else { return Ok(()) };
+        let error = match &mut client.state {
+            State::Established(c) => match c.outgoing {
+                Outgoing::Open => {
+                    self.out.requests.insert(control.request, id);
+                    c.outgoing = Outgoing::Ending(control);
+                    self.give_turn(id);
+                    return Ok(());
+                }
+                Outgoing::Ending(_) | Outgoing::Ended => Error::hung_up(),
+            },
+            State::Finished(_) => Error::closed_by_peer(),
+            _ => Error::not_connected(),
+        };
+        Err((control, error))
+    }
+
+    /// Reads up to `count` bytes.
+    pub fn read(&mut self, request: RequestId, client: ClientId, count: u32) -> Vec<Effect> {
+        if self.admit(request).is_some()
+            && let Err(error) = self.try_read(request, client, count)
+        {
+            self.out.complete(request, Err(error));
+        }
+        self.finish()
+    }
+
+    fn try_read(&mut self, request: RequestId, id: ClientId, count: u32) -> Result<(), Error> {
+        let client = self.clients.get_mut(id)?;
+        let (inbox, receive) = match &mut client.state {
+            State::Established(c) => (&mut c.inbox, &mut c.receive),
+            State::Finished(remains) => (&mut remains.inbox, &mut remains.receive),
+            State::Teardown(_) => return Err(Error::hung_up()),
+            _ => return Err(Error::not_connected()),
+        };
+        if count == 0 {
+            self.out.complete(request, Ok(Reply::Data(Vec::new())));
+            return Ok(());
+        }
+        inbox.reads.push_back((request, count));
+        let taken = self.out.serve(inbox);
+        receive.consumed(taken, &mut self.pool);
+        if !inbox.reads.is_empty() {
+            self.out.requests.insert(request, id);
+        }
+        if taken > 0 {
+            self.grant(id);
+        }
+        Ok(())
+    }
+
+    /// Writes bytes.
+    pub fn write(&mut self, request: RequestId, client: ClientId, bytes: Bytes) -> Vec<Effect> {
+        if self.admit(request).is_some()
+            && let Err(error) = self.try_write(request, client, bytes)
+        {
+            self.out.complete(request, Err(error));
+        }
+        self.finish()
+    }
+
+    fn try_write(&mut self, request: RequestId, id: ClientId, bytes: Bytes) -> Result<(), Error> {
+        let client = self.clients.get_mut(id)?;
+        let c = match &mut client.state {
+            State::Established(c) => c,
+            State::Finished(remains) => return Err(remains.inbox.broken()),
+            State::Teardown(_) => return Err(Error::hung_up()),
+            _ => return Err(Error::not_connected()),
+        };
+        if !matches!(c.outgoing, Outgoing::Open) {
+            return Err(Error::hung_up());
+        }
+        if bytes.is_empty() {
+            self.out.complete(request, Ok(Reply::Count(0)));
+            return Ok(());
+        }
+        let length = bytes.len() as u64;
+        if self.queued + length > self.limits.queued {
+            return Err(Error::exhausted("too many bytes wait to be sent"));
+        }
+        self.queued += length;
+        c.unsent += length;
+        c.writes.push_back(Write { request, bytes, sent: 0 });
+        self.out.requests.insert(request, id);
+        self.give_turn(id);
+        Ok(())
+    }
+
+    /// Takes a call.
+    pub fn listen(&mut self, request: RequestId, client: ClientId) -> Vec<Effect> {
+        if self.admit(request).is_some()
+            && let Err(error) = self.try_listen(request, client)
+        {
+            self.out.complete(request, Err(error));
+        }
+        self.finish()
+    }
+
+    fn try_listen(&mut self, request: RequestId, id: ClientId) -> Result<(), Error> {
+        let client = self.clients.get_mut(id)?;
+        let State::Listen(listener) = &mut client.state else {
+            return Err(Error::new(ErrorCode::InvalidArgument, "no address set"));
+        };
+        if let Bound::Refused(error) = &listener.bound {
+            return Err(error.clone());
+        }
+        self.out.requests.insert(request, id);
+        listener.listens.push_back(request);
+        self.match_calls(id);
+        Ok(())
+    }
+
+    /// Gives calls that wait to those who wait for calls.
+    pub(super) fn match_calls(&mut self, id: ClientId) {
+        while let Ok(client) = self.clients.get_mut(id)
+            && let State::Listen(listener) = &mut client.state
+            && !listener.calls.is_empty()
+            && let Some(request) = listener.listens.pop_front()
+        {
+            let protocol = client.protocol;
+            match self.new_client(protocol) {
+                Err(error) => self.out.complete(request, Err(error)),
+                Ok(taker) => {
+                    if let Some(call) = self.next_call(id) {
+                        self.take_call(taker, call);
+                    }
+                    self.out.complete(request, Ok(Reply::Client(taker)));
+                }
+            }
+        }
+    }
+
+    fn next_call(&mut self, id: ClientId) -> Option<Call> {
+        let State::Listen(listener) = &mut self.clients.get_mut(id).ok()?.state else {
+            return None;
+        };
+        let call = listener.calls.pop_front()?;
+        self.calls -= 1;
+        Some(call)
+    }
+
+    /// Confirms a call: it becomes this new client's conversation.
+    fn take_call(&mut self, taker: ClientId, call: Call) {
+        let channel = self.channels.insert(Channel::Open { owner: taker });
+        let window = ReceiveWindow::new(self.limits.window, &mut self.pool);
+        self.out.send(&Message::OpenConfirmation {
+            recipient: call.channel.0,
+            sender: channel.0,
+            window: window.open(),
+            packet: self.limits.packet,
+            data: b"",
+        });
+        self.out.statistics.calls += 1;
+        let send = SendWindow::new(call.window, call.packet, self.limits.packet);
+        let conversation = Conversation::new(channel, call.channel, window, send);
+        if let Ok(client) = self.clients.get_mut(taker) {
+            client.local = call.local;
+            client.remote = call.remote;
+            client.enter(State::Established(conversation), self.now);
+        }
+    }
+
+    /// Gives up on a request.
+    pub fn flush(&mut self, request: RequestId) -> Vec<Effect> {
+        if let Some(&id) = self.out.requests.get(&request) {
+            self.give_up_request(request, id);
+        }
+        self.finish()
+    }
+
+    fn give_up_request(&mut self, request: RequestId, id: ClientId) {
+        let Ok(client) = self.clients.get_mut(id) else { return };
+        let mut outcome = Err(Error::interrupted());
+        match &mut client.state {
+            State::Dialing(_) | State::Announcing(_) => {
+                self.give_up(id, Error::interrupted());
+                return;
+            }
+            State::Listen(listener) => listener.listens.retain(|r| *r != request),
+            State::Established(c) => {
+                c.inbox.reads.retain(|(r, _)| *r != request);
+                if let Some(at) = c.writes.iter().position(|write| write.request == request)
+                    && let Some(write) = c.writes.remove(at)
+                {
+                    let left = write.bytes.len() as u64;
+                    c.unsent = c.unsent.saturating_sub(left);
+                    self.queued = self.queued.saturating_sub(left);
+                    if write.sent > 0 {
+                        outcome = Ok(Reply::Count(write.sent));
+                    }
+                }
+                if matches!(&c.outgoing, Outgoing::Ending(control) if control.request == request) {
+                    c.outgoing = Outgoing::Open;
+                }
+            }
+            State::Closed | State::Teardown(_) | State::Finished(_) => {}
+        }
+        self.out.complete(request, outcome);
+    }
+
+    /// One more open file refers to this client.
+    pub fn retain(&mut self, client: ClientId) -> Result<(), Error> {
+        let client = self.clients.get_mut(client)?;
+        client.references = client.references.saturating_add(1);
+        Ok(())
+    }
+
+    /// An open file that referred to this client is gone.
+    pub fn release(&mut self, client: ClientId) -> Vec<Effect> {
+        if let Ok(found) = self.clients.get_mut(client) {
+            found.references = found.references.saturating_sub(1);
+            if found.references == 0 {
+                self.hang_up(client, &Error::hung_up());
+                self.disown(client);
+                self.clients.remove(client);
+            }
+        }
+        self.finish()
+    }
+
+    /// Ends whatever a client does; its requests end with this error.
+    pub(super) fn hang_up(&mut self, id: ClientId, error: &Error) {
+        let Ok(client) = self.clients.get_mut(id) else { return };
+        match &client.state {
+            State::Closed | State::Teardown(_) => return,
+            State::Dialing(_) | State::Announcing(_) => {
+                self.give_up(id, error.clone());
+                return;
+            }
+            State::Listen(_) | State::Established(_) | State::Finished(_) => {}
+        }
+        match client.enter(State::Closed, self.now) {
+            State::Listen(listener) => self.end_listener(listener, error),
+            State::Established(c) => {
+                client.state = State::Teardown(c.channel);
+                self.end_conversation(id, c, error);
+            }
+            State::Finished(mut remains) => {
+                Self::drop_inbox(&mut self.pool, &mut remains.inbox, &mut remains.receive);
+            }
+            _ => {}
+        }
+    }
+
+    fn end_listener(&mut self, listener: Listener, error: &Error) {
+        self.listeners.remove(&listener.address);
+        if matches!(listener.bound, Bound::Yes) {
+            self.ask_to_cancel(&listener.address);
+        }
+        self.calls -= listener.calls.len() as u32;
+        for call in listener.calls {
+            self.refuse(call.channel.0, reason::CONNECT_FAILED, "nobody listens any more");
+        }
+        self.end_requests(listener.listens, error);
+    }
+
+    fn end_conversation(&mut self, id: ClientId, mut c: Conversation, error: &Error) {
+        self.out.send(&Message::Close { recipient: c.peer.0 });
+        self.channels.set(c.channel, Channel::Closing { owner: Some(id) });
+        Self::drop_inbox(&mut self.pool, &mut c.inbox, &mut c.receive);
+        self.queued = self.queued.saturating_sub(c.unsent);
+        self.unacknowledged = self.unacknowledged.saturating_sub(c.send.unacknowledged());
+        self.end_requests(c.inbox.reads.into_iter().map(|(request, _)| request), error);
+        self.end_requests(c.writes.into_iter().map(|write| write.request), error);
+        if let Outgoing::Ending(control) = c.outgoing {
+            self.out.complete(control.request, Err(error.clone()));
+        }
+        self.feed_starved();
+    }
+
+    pub(super) fn end_requests(
+        &mut self,
+        requests: impl IntoIterator<Item = RequestId>,
+        error: &Error,
+    ) {
+        for request in requests.into_iter().collect::<VecDeque<_>>() {
+            self.out.complete(request, Err(error.clone()));
+        }
+    }
+}
+
+fn no_pipe() -> Error {
+    Error::new(ErrorCode::NetworkDown, "there is no connection to the far side")
+}
