@@ -1,5 +1,6 @@
 //! The parts of `sshnet-host` (skeleton; being written).
 pub mod driver;
 pub mod engine;
+pub mod ninep;
 pub mod pipe;
 pub mod tree;
