@@ -18,9 +18,13 @@
 //! `00` and `+1` do not exist; `listen` is listed.
 
 mod failure;
+#[cfg(test)]
+pub(crate) mod fake;
 mod handle;
 mod owner;
 mod stack;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::sync::Arc;
