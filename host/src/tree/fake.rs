@@ -68,6 +68,15 @@ impl Fake {
         (waiting.done)(outcome);
     }
 
+    /// Completes the oldest request, if one waits, with bytes that are made only
+    /// then; whether there was one.
+    pub(crate) fn try_complete(&self, bytes: impl FnOnce() -> Vec<u8>) -> bool {
+        let mut state = self.lock();
+        let Some((_, waiting)) = state.waiting.pop_first() else { return false };
+        (waiting.done)(Ok(Reply::Data(bytes())));
+        true
+    }
+
     /// A call comes in for the oldest `listen` that waits.
     pub(crate) fn call(&self) -> ClientId {
         let client = self.make(Protocol::Tcp);

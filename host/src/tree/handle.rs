@@ -124,9 +124,10 @@ impl Handle {
                 done(self.read_text(*client, *file, text, offset, count));
             }
             Kind::Data(client) => {
+                let most = usize::try_from(count).unwrap_or(usize::MAX);
                 let done = Box::new(move |outcome| {
                     done(match outcome {
-                        Ok(Reply::Data(bytes)) => Ok(bytes),
+                        Ok(Reply::Data(bytes)) if bytes.len() <= most => Ok(bytes),
                         Ok(_) => Err(Failure::MISMATCH),
                         Err(error) => Err(Failure::from(error)),
                     });
