@@ -28,6 +28,7 @@ mod tests;
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
@@ -201,6 +202,8 @@ pub(crate) struct Shared {
     stack: Arc<dyn Stack>,
     owner: Owner,
     made: u32,
+    /// Entries that listings of directories keep.
+    listed: AtomicUsize,
     /// References that were dropped where the stack could not be called.
     late: mpsc::UnboundedSender<ClientId>,
 }
@@ -219,7 +222,8 @@ impl Tree {
         });
         let made = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let made = u32::try_from(made).unwrap_or(u32::MAX);
-        Self { shared: Arc::new(Shared { stack, owner, made, late }) }
+        let listed = AtomicUsize::new(0);
+        Self { shared: Arc::new(Shared { stack, owner, made, listed, late }) }
     }
 
     /// Who owns every file.

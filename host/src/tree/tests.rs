@@ -182,6 +182,32 @@ async fn a_listing_goes_on_where_it_was_whoever_went() {
 }
 
 #[tokio::test]
+async fn what_listings_keep_has_a_limit() {
+    let fake = Fake::default();
+    let tree = fake.tree();
+    for _ in 0..1000 {
+        fake.make(Protocol::Tcp);
+    }
+    let kept = || tree.shared.listed.load(std::sync::atomic::Ordering::Relaxed);
+    let open_and_start = || {
+        let tcp = open(&tree, Node::Protocol(Protocol::Tcp), Access::Read).expect("it is there");
+        assert_eq!(
+            tcp.entries(0).expect("a directory").take(500).last().map(|e| e.cookie),
+            Some(500)
+        );
+        tcp
+    };
+    let handles: Vec<Handle> = (0..600).map(|_| open_and_start()).collect();
+    assert!(kept() > 500_000 && kept() <= 1 << 19, "{}", kept());
+    for handle in &handles {
+        // Whether it is kept or looked at afresh, it goes on.
+        assert_eq!(handle.entries(500).expect("a directory").count(), 501);
+        assert_eq!(handle.entries(1001).expect("a directory").count(), 0);
+    }
+    assert_eq!(kept(), 0);
+}
+
+#[tokio::test]
 async fn directories_list_what_can_be_walked_to() {
     let fake = Fake::default();
     let tree = fake.tree();
