@@ -8,6 +8,10 @@
 //! messages into its [`Outbox`]; the pipe takes them from there, says how much it
 //! took, and hands over what comes in.
 
+pub mod error;
+pub mod far;
+pub mod loopback;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
