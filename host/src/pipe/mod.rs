@@ -11,6 +11,7 @@
 pub mod error;
 pub mod far;
 pub mod loopback;
+pub mod openssh;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
