@@ -12,6 +12,8 @@ pub mod error;
 pub mod far;
 pub mod loopback;
 pub mod openssh;
+#[cfg(test)]
+mod testing;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -88,6 +88,12 @@ impl Output {
         }
     }
 
+    /// Bytes that wait.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().messages.iter().map(|(message, _)| message.len()).sum()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -38,7 +38,7 @@ const HEADER: usize = 5;
 
 /// What went wrong on a control socket.
 #[derive(Debug, thiserror::Error)]
-pub enum MuxError {
+pub(super) enum MuxError {
     /// The socket failed.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -64,7 +64,7 @@ pub enum MuxError {
 
 /// Where the far side is to take calls, in ssh's terms.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub enum Listen {
+pub(super) enum Listen {
     /// An address and a port. Empty is this machine's loopback, `*` all addresses.
     Tcp(Vec<u8>, u32),
     /// A path.
@@ -73,14 +73,14 @@ pub enum Listen {
 
 /// A control socket on which requests are made, one at a time.
 #[derive(Debug)]
-pub struct Control {
+pub(super) struct Control {
     stream: UnixStream,
     request: u32,
 }
 
 impl Control {
     /// Connects to a master and greets it.
-    pub async fn connect(path: &Path) -> Result<Self, MuxError> {
+    pub(super) async fn connect(path: &Path) -> Result<Self, MuxError> {
         let mut control = Self { stream: UnixStream::connect(path).await?, request: 0 };
         control.send(Writer::new(8).uint32(HELLO).uint32(VERSION).end()).await?;
         let packet = control.receive().await?;
@@ -97,7 +97,7 @@ impl Control {
     }
 
     /// Turns the socket into one that carries RFC 4254's messages.
-    pub async fn proxy(mut self) -> Result<UnixStream, MuxError> {
+    pub(super) async fn proxy(mut self) -> Result<UnixStream, MuxError> {
         let id = self.next();
         self.send(Writer::new(8).uint32(PROXY).uint32(id).end()).await?;
         match self.answer(id).await? {
@@ -108,7 +108,11 @@ impl Control {
 
     /// Asks for calls at the far side, to be connected to a socket here.
     /// Answers with the port where the far side picked one.
-    pub async fn open(&mut self, listen: &Listen, connect: &Path) -> Result<Option<u32>, MuxError> {
+    pub(super) async fn open(
+        &mut self,
+        listen: &Listen,
+        connect: &Path,
+    ) -> Result<Option<u32>, MuxError> {
         match self.forward(OPEN_FORWARD, listen, connect).await? {
             Answer::Ok => Ok(None),
             Answer::Port(port) => Ok(Some(port)),
@@ -117,7 +121,7 @@ impl Control {
     }
 
     /// Ends that. All must be as it was asked for, a port of 0 too.
-    pub async fn close(&mut self, listen: &Listen, connect: &Path) -> Result<(), MuxError> {
+    pub(super) async fn close(&mut self, listen: &Listen, connect: &Path) -> Result<(), MuxError> {
         match self.forward(CLOSE_FORWARD, listen, connect).await? {
             Answer::Ok => Ok(()),
             other => Err(other.into_error()),
@@ -125,7 +129,7 @@ impl Control {
     }
 
     /// Asks the master to end.
-    pub async fn terminate(&mut self) -> Result<(), MuxError> {
+    pub(super) async fn terminate(&mut self) -> Result<(), MuxError> {
         let id = self.next();
         self.send(Writer::new(8).uint32(TERMINATE).uint32(id).end()).await
     }
@@ -223,7 +227,7 @@ fn closed<T>(result: io::Result<T>) -> Result<T, MuxError> {
 
 /// Messages that come in on a socket in proxy mode.
 #[derive(Debug)]
-pub struct Frames {
+pub(super) struct Frames {
     stream: OwnedReadHalf,
     buffer: BytesMut,
     /// Bytes at the front that were given out last.
@@ -232,12 +236,12 @@ pub struct Frames {
 
 impl Frames {
     /// Reads up to so many bytes at a time.
-    pub fn new(stream: OwnedReadHalf, buffer: usize) -> Self {
+    pub(super) fn new(stream: OwnedReadHalf, buffer: usize) -> Self {
         Self { stream, buffer: BytesMut::with_capacity(buffer), given: 0 }
     }
 
     /// The next message; it may be changed in place. `None` at a clean end.
-    pub async fn next(&mut self) -> Result<Option<&mut [u8]>, MuxError> {
+    pub(super) async fn next(&mut self) -> Result<Option<&mut [u8]>, MuxError> {
         self.buffer.advance(self.given);
         self.given = 0;
         let length = loop {
@@ -271,7 +275,7 @@ impl Frames {
 
 /// Writes messages to a socket in proxy mode, all in as few system calls as may
 /// be. They must be no longer than a packet.
-pub async fn write_frames(
+pub(super) async fn write_frames(
     stream: &mut (impl AsyncWrite + Unpin),
     messages: &[impl AsRef<[u8]>],
 ) -> io::Result<()> {

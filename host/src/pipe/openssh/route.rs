@@ -25,7 +25,7 @@ use sshnet_core::message::{Message, reason};
 
 /// Failed dials after which a master gets no more. Each one costs it a channel
 /// that it never frees, and it dies when it has 16,384.
-pub const FAILED_DIALS: u32 = 12_000;
+pub(super) const FAILED_DIALS: u32 = 12_000;
 
 /// Channels at a time, over all connections.
 const CHANNELS: usize = 16 << 10;
@@ -40,11 +40,11 @@ const LAST: u8 = 100;
 
 /// One connection behind the pipe.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct ConnectionId(u32);
+pub(super) struct ConnectionId(u32);
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Kind {
+pub(super) enum Kind {
     /// Dials go there, to the newest of them.
     Master,
     /// Calls come from there, and nothing is dialled.
@@ -53,7 +53,7 @@ pub enum Kind {
 
 /// A message that does not fit what went before.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum RouteError {
+pub(super) enum RouteError {
     /// It is too short to have the numbers that its type has.
     #[error("message of type {0} is cut short")]
     Short(u8),
@@ -73,7 +73,7 @@ pub enum RouteError {
 
 /// What becomes of a message of the engine.
 #[derive(Debug, Eq, PartialEq)]
-pub enum Outgoing {
+pub(super) enum Outgoing {
     /// It goes there, as it now is.
     To(ConnectionId),
     /// The engine gets this answer instead.
@@ -82,7 +82,7 @@ pub enum Outgoing {
 
 /// What becomes of a message of a connection.
 #[derive(Debug, Eq, PartialEq)]
-pub enum Incoming {
+pub(super) enum Incoming {
     /// The engine gets it, as it now is.
     Deliver,
     /// The connection gets this answer instead.
@@ -93,7 +93,7 @@ pub enum Incoming {
 
 /// The table.
 #[derive(Debug, Default)]
-pub struct Route {
+pub(super) struct Route {
     connections: BTreeMap<ConnectionId, Connection>,
     connection: u32,
     /// By virtual number.
@@ -137,12 +137,12 @@ enum Ours {
 
 impl Route {
     /// A table with no connections.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::default()
     }
 
     /// Adds a connection.
-    pub fn add(&mut self, kind: Kind) -> ConnectionId {
+    pub(super) fn add(&mut self, kind: Kind) -> ConnectionId {
         let id = ConnectionId(self.connection);
         self.connection = self.connection.wrapping_add(1);
         let new = Connection { kind, channels: 0, failed: 0, retired: false };
@@ -151,19 +151,19 @@ impl Route {
     }
 
     /// Takes no more calls from a connection; what is open there goes on.
-    pub fn retire(&mut self, id: ConnectionId) {
+    pub(super) fn retire(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.retired = true;
         }
     }
 
     /// Channels of a connection, dials and calls that wait included.
-    pub fn channels(&self, id: ConnectionId) -> usize {
+    pub(super) fn channels(&self, id: ConnectionId) -> usize {
         self.connections.get(&id).map_or(0, |c| c.channels)
     }
 
     /// Takes out a connection on which there are no channels; whether it did.
-    pub fn remove(&mut self, id: ConnectionId) -> bool {
+    pub(super) fn remove(&mut self, id: ConnectionId) -> bool {
         self.channels(id) == 0 && self.connections.remove(&id).is_some()
     }
 
@@ -174,7 +174,7 @@ impl Route {
     }
 
     /// A message of the engine.
-    pub fn outgoing(&mut self, message: &mut [u8]) -> Result<Outgoing, RouteError> {
+    pub(super) fn outgoing(&mut self, message: &mut [u8]) -> Result<Outgoing, RouteError> {
         let kind = kind(message)?;
         if kind == OPEN {
             return self.dial(number(message, sender_of_open(message)?)?);
@@ -206,7 +206,7 @@ impl Route {
     }
 
     /// A message that came from a connection.
-    pub fn incoming(
+    pub(super) fn incoming(
         &mut self,
         from: ConnectionId,
         message: &mut [u8],
