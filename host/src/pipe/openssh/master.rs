@@ -283,6 +283,12 @@ impl Master {
         Ok(Self { process, exit, words, stderr, dir })
     }
 
+    /// The process, as long as it is one.
+    #[cfg(test)]
+    pub(super) fn pid(&self) -> Option<i32> {
+        self.process.lock().as_ref().map(|(_, pid)| pid.as_raw_nonzero().get())
+    }
+
     /// Where other sockets may be put.
     pub(super) fn dir(&self) -> &Path {
         self.dir.path()
