@@ -145,8 +145,9 @@ pub(super) struct Forwards {
     pub(super) dir: PathBuf,
     pub(super) caller_address: bool,
     listeners: HashMap<Place, Listener>,
-    /// Names of sockets by the place of a failed listener. The master goes on
-    /// connecting calls for that place to the socket it was first told.
+    /// Names of sockets by the place of a listener that failed once. The master
+    /// remembers the socket that it was told then, and goes on connecting calls
+    /// for that place to it, whatever it is told later.
     names: HashMap<Place, PathBuf>,
     name: u64,
     /// What works on the proxy connections of listeners.
@@ -240,8 +241,8 @@ impl Forwards {
     }
 
     async fn by_socket(&mut self, place: Place) -> Result<Vec<u8>, MuxError> {
-        let path = match self.names.remove(&place) {
-            Some(path) => path,
+        let path = match self.names.get(&place) {
+            Some(path) => path.clone(),
             None => {
                 self.name += 1;
                 self.dir.join(format!("f{}", self.name))

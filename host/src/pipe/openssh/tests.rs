@@ -347,6 +347,22 @@ async fn a_start_that_fails_is_told_in_sshs_words() {
     let error = start(options).await.unwrap_err().to_string();
     assert!(error.starts_with("cannot run /no/such/ssh: No such file"), "{error}");
 
+    // What the user's configuration may ask for; nothing stays behind.
+    let sshd = Sshd::start(&[]).await;
+    let mut options = sshd.options();
+    options.options.push("-oForkAfterAuthentication=yes".into());
+    let error = match start(options).await {
+        Ok(pipe) => pipe.run(Engine::new().1).await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert!(error.to_string().contains("went to the background"), "{error}");
+    let gone = async {
+        while !children(sshd.process.id()).is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(timeout(PATIENCE, gone).await.is_ok(), "ssh is still connected");
+
     // A destination is never an option.
     let error = start(Options::new("-oProxyCommand=touch /tmp/never")).await.unwrap_err();
     assert!(error.to_string().contains("hostname contains invalid characters"), "{error}");
