@@ -13,8 +13,8 @@
 //! when a proxy connection is closed with a dial unanswered or refused, so the
 //! one for dials is never closed before the master has ended. It mistakes the
 //! answers to global requests of a proxy connection for its own, so none that
-//! wants one is sent ([`forwards`]). It never forgets a failed dial, so there is
-//! a limit to them ([`route`]). Apart from `tcpip-forward` without an answer,
+//! wants one is sent (`forwards`). It never forgets a failed dial, so there is
+//! a limit to them (`route`). Apart from `tcpip-forward` without an answer,
 //! only messages 90 to 100 go to it.
 //!
 //! This module refuses to know what is in a channel.
