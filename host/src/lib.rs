@@ -2,3 +2,4 @@
 pub mod driver;
 pub mod engine;
 pub mod pipe;
+pub mod sys;
