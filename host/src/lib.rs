@@ -13,6 +13,7 @@ pub mod commands;
 pub mod driver;
 pub mod engine;
 pub mod ninep;
+pub mod notice;
 pub mod pipe;
 pub mod runtime;
 pub mod serve;
