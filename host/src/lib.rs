@@ -1,11 +1,23 @@
-//! The parts of `sshnet-host`: the engine in its sandbox, the driver that joins
-//! it to I/O, the pipes to a far side, the file tree, the 9P server.
+//! The parts of `sshnet-host`: the TCP stack of a host reached by ssh, as files.
 //!
-//! A layer knows the one below it and nothing else: [`ninep`] knows no ssh,
-//! [`tree`] no 9P, [`pipe`] no engine, [`engine`] no fid.
+//! ```text
+//! commands, serve -> ninep -> tree -> driver -> engine (the component)
+//!                                        |
+//!                                        +----> pipe -> ssh -> the far host
+//! ```
+//!
+//! Each part knows those below it and nothing else.
+
+pub mod args;
+pub mod commands;
 pub mod driver;
 pub mod engine;
 pub mod ninep;
+pub mod notice;
 pub mod pipe;
+pub mod runtime;
+pub mod serve;
+pub mod services;
+pub mod signals;
 pub mod sys;
 pub mod tree;

@@ -3,6 +3,7 @@
 //! Another Unix needs another version of this file and of no other.
 
 use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::process::{Child, Command};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions};
@@ -45,4 +46,29 @@ pub fn raise_file_limit() {
             tracing::debug!("limit of open files stays: {error}");
         }
     }
+}
+
+/// Takes over a file descriptor that this process was started with, other than the
+/// standard ones, and keeps it from children. Call it before anything else is opened: then a number in use is
+/// not one of our own.
+#[allow(unsafe_code)]
+pub fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
+    if number < 3 {
+        return Err(rustix::io::Errno::BADF.into());
+    }
+    // SAFETY: it is not -1. If nothing is open there the call says so, and does
+    // nothing.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC)?;
+    // SAFETY: it is open, and it is nobody else's: nothing in this process has
+    // opened anything yet.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Whether this process was started with SIGHUP ignored, as by nohup(1).
+pub fn hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 << (Signal::HUP.as_raw() - 1) != 0)
 }
