@@ -465,6 +465,8 @@ impl Session {
             State::Closed | State::Teardown(_) | State::Finished(_) => {}
         }
         self.out.complete(request, outcome);
+        // An end of file may have waited for this write alone.
+        self.give_turn(id);
     }
 
     /// One more open file refers to this client.
