@@ -64,8 +64,8 @@ struct Pipe {
     awaited: VecDeque<Awaited>,
     /// When the last message came.
     heard: Instant,
-    /// A sign of life was asked for since then.
-    probed: bool,
+    /// When a sign of life was asked for since then.
+    probed: Option<Instant>,
 }
 
 /// A global request that the peer has not answered.
@@ -158,7 +158,7 @@ impl Session {
             self.out.warn("the pipe is up already".into());
             return self.finish();
         }
-        self.pipe = Some(Pipe { awaited: VecDeque::new(), heard: self.now, probed: false });
+        self.pipe = Some(Pipe { awaited: VecDeque::new(), heard: self.now, probed: None });
         for id in self.clients.ids() {
             self.resume(id);
         }
@@ -256,8 +256,7 @@ impl Session {
             self.fail("the far side asks for answers and does not read them");
         }
         let alive = self.pipe.as_ref().filter(|_| self.limits.keepalive > 0).map(|pipe| {
-            let rounds = if pipe.probed { 2 } else { 1 };
-            pipe.heard.saturating_add(self.limits.keepalive.saturating_mul(rounds))
+            pipe.probed.unwrap_or(pipe.heard).saturating_add(self.limits.keepalive)
         });
         let next = self.deadlines.first().map(|&(at, _)| at).into_iter().chain(alive).min();
         // A wake-up that comes too early does no harm, one more effect in each
@@ -283,14 +282,13 @@ impl Session {
     fn keep_alive(&mut self) {
         let keepalive = self.limits.keepalive;
         let Some(pipe) = self.pipe.as_mut().filter(|_| keepalive > 0) else { return };
-        let silent = self.now.saturating_sub(pipe.heard);
-        if silent < keepalive {
+        // Counted from the question, not from what was heard last: a host that
+        // slept owes the peer its time to answer all the same.
+        if self.now.saturating_sub(pipe.probed.unwrap_or(pipe.heard)) < keepalive {
             return;
         }
-        if pipe.probed {
-            if silent >= keepalive.saturating_mul(2) {
-                self.fail("the far side gives no sign of life");
-            }
+        if pipe.probed.is_some() {
+            self.fail("the far side gives no sign of life");
             return;
         }
         let Some(owner) = self.channels.any_open() else {
@@ -298,7 +296,7 @@ impl Session {
             pipe.heard = self.now;
             return;
         };
-        pipe.probed = true;
+        pipe.probed = Some(self.now);
         if let Ok(client) = self.clients.get_mut(owner)
             && let State::Established(c) = &mut client.state
         {

@@ -29,7 +29,7 @@ impl Session {
             None => self.out.warn("a message came without a pipe".into()),
             Some(pipe) => {
                 pipe.heard = now;
-                pipe.probed = false;
+                pipe.probed = None;
                 self.out.statistics.messages_received += 1;
                 if let Err(fault) = self.take(&bytes) {
                     self.fail(&fault);
