@@ -163,6 +163,8 @@ pub(crate) struct Write {
 /// What is left of a conversation that the far side ended.
 #[derive(Debug)]
 pub(crate) struct Remains {
+    /// Why nothing can be written any more.
+    pub(crate) error: Error,
     pub(crate) inbox: Inbox,
     pub(crate) receive: ReceiveWindow,
     pub(crate) received: u64,
@@ -223,14 +225,6 @@ impl Inbox {
     /// Whether the peer sent EOF.
     pub(crate) fn ended(&self) -> bool {
         self.end.is_some()
-    }
-
-    /// What a writer is told once this has ended.
-    pub(crate) fn broken(&self) -> Error {
-        match &self.end {
-            Some(End::Broken(error)) => error.clone(),
-            _ => Error::closed_by_peer(),
-        }
     }
 
     /// Bytes not read.

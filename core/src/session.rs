@@ -351,15 +351,21 @@ impl Session {
             return;
         }
         let State::Established(mut c) = client.enter(State::Closed, self.now) else { return };
-        if !c.inbox.ended() {
+        // A CLOSE after EOF is how a conversation ends; anything else is news.
+        if !(c.inbox.ended() && error.code == ErrorCode::ConnectionReset) {
             client.last_error = Some(error.message.clone());
         }
         c.inbox.end(End::Broken(error.clone()));
         c.receive.close(&mut self.pool);
         let taken = self.out.serve(&mut c.inbox);
         c.receive.consumed(taken, &mut self.pool);
-        let remains =
-            Remains { inbox: c.inbox, receive: c.receive, received: c.received, sent: c.sent };
+        let remains = Remains {
+            error: error.clone(),
+            inbox: c.inbox,
+            receive: c.receive,
+            received: c.received,
+            sent: c.sent,
+        };
         client.enter(State::Finished(remains), self.now);
         self.unacknowledged = self.unacknowledged.saturating_sub(c.send.unacknowledged());
         self.queued = self.queued.saturating_sub(c.unsent);

@@ -278,7 +278,7 @@ impl Session {
                 }
                 Outgoing::Ending(_) | Outgoing::Ended => Error::hung_up(),
             },
-            State::Finished(_) => Error::closed_by_peer(),
+            State::Finished(remains) => remains.error.clone(),
             _ => Error::not_connected(),
         };
         Err((control, error))
@@ -332,7 +332,7 @@ impl Session {
         let client = self.clients.get_mut(id)?;
         let c = match &mut client.state {
             State::Established(c) => c,
-            State::Finished(remains) => return Err(remains.inbox.broken()),
+            State::Finished(remains) => return Err(remains.error.clone()),
             State::Teardown(_) => return Err(Error::hung_up()),
             _ => return Err(Error::not_connected()),
         };
