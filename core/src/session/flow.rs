@@ -13,6 +13,11 @@ use crate::client::{Outgoing, State};
 use crate::effect::{ClientId, Reply};
 use crate::message::{self, Message};
 
+/// How many data messages one event makes at most. Small packets are the peer's
+/// choice, and a room full of them must not make one event endless. The host owes
+/// a `pipe-took` for what was made, and then it goes on.
+const BURST: u32 = 1_024;
+
 /// How many starved conversations are looked at for each acknowledgement.
 const FED: usize = 4;
 
@@ -22,9 +27,12 @@ impl Session {
         if self.pipe.is_none() {
             return;
         }
-        while self.out.in_pipe < u64::from(self.limits.room) {
+        let mut burst = 0;
+        while burst < BURST && self.out.in_pipe < u64::from(self.limits.room) {
             let Some(id) = self.turn.pop_front() else { return };
+            let before = self.out.in_pipe;
             self.send_one(id);
+            burst += u32::from(self.out.in_pipe > before);
         }
     }
 
