@@ -260,8 +260,8 @@ fn a_service_name_dials_its_first_port() {
 #[test]
 fn a_host_goes_over_the_wire_as_it_was_given() {
     let mut s = Bench::new();
+    let id = s.client();
     for host in ["::1", "fe80::1%eth0", "b\u{fc}cher.example", "localhost", "[::1]"] {
-        let id = s.client();
         let effects = s.control(1, id, format!("connect {host}!7"));
         let [Message::Open { kind: Open::DirectTcpip { host: asked, port: 7, .. }, .. }] =
             sent(&effects)[..]
@@ -270,7 +270,7 @@ fn a_host_goes_over_the_wire_as_it_was_given() {
         };
         assert_eq!(asked, host.as_bytes());
         assert_eq!(s.text(id, TextFile::Remote).expect("it is there"), format!("{host}!7\n"));
-        s.flush(1);
+        s.hear(failure(0, 2, b"no"));
     }
 }
 
