@@ -137,6 +137,8 @@ pub(crate) struct Conversation {
     pub(crate) in_turn: bool,
     /// Channel requests of ours that the peer has not answered.
     pub(crate) probes: u32,
+    /// How many answers from now is the one that says that data has arrived.
+    pub(crate) awaits_arrival: Option<u32>,
     pub(crate) received: u64,
     pub(crate) sent: u64,
 }
@@ -288,6 +290,7 @@ impl Conversation {
             outgoing: Outgoing::Open,
             in_turn: false,
             probes: 0,
+            awaits_arrival: None,
             received: 0,
             sent: 0,
         }

@@ -12,7 +12,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::client::{Bound, End, Inbox, Outgoing, Remains, State};
+use crate::client::{Bound, Conversation, End, Inbox, Outgoing, Remains, State};
 use crate::config::{Config, Limits, Services};
 use crate::ctl::{Announced, Parser};
 use crate::effect::{
@@ -96,6 +96,20 @@ impl Out {
 
     fn send(&mut self, message: &Message<'_>) {
         self.send_bytes(message.encode());
+    }
+
+    /// Asks for an answer on a channel; answers how many are owed then. Every peer
+    /// must refuse a request that it doesn't know (RFC 4254 section 5.4), which is
+    /// all that is asked of it.
+    fn ask(&mut self, c: &mut Conversation) -> u32 {
+        c.probes += 1;
+        self.send(&Message::Request {
+            recipient: c.peer.0,
+            name: b"keepalive@openssh.com",
+            want_reply: true,
+            data: b"",
+        });
+        c.probes
     }
 
     fn send_bytes(&mut self, message: Vec<u8>) {
@@ -255,9 +269,10 @@ impl Session {
         if self.pipe.is_some() && self.out.in_pipe > limit {
             self.fail("the far side asks for answers and does not read them");
         }
-        let alive = self.pipe.as_ref().filter(|_| self.limits.keepalive > 0).map(|pipe| {
-            pipe.probed.unwrap_or(pipe.heard).saturating_add(self.limits.keepalive)
-        });
+        let alive =
+            self.pipe.as_ref().filter(|_| self.limits.keepalive > 0).map(|pipe| {
+                pipe.probed.unwrap_or(pipe.heard).saturating_add(self.limits.keepalive)
+            });
         let next = self.deadlines.first().map(|&(at, _)| at).into_iter().chain(alive).min();
         // A wake-up that comes too early does no harm, one more effect in each
         // event does.
@@ -300,15 +315,7 @@ impl Session {
         if let Ok(client) = self.clients.get_mut(owner)
             && let State::Established(c) = &mut client.state
         {
-            // Every peer must refuse a request that it doesn't know (RFC 4254
-            // section 5.4), which is all that is asked of it.
-            c.probes += 1;
-            self.out.send(&Message::Request {
-                recipient: c.peer.0,
-                name: b"keepalive@openssh.com",
-                want_reply: true,
-                data: b"",
-            });
+            self.out.ask(c);
         }
     }
 

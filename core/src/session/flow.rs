@@ -5,6 +5,12 @@
 //! keystroke. What is sent and not acknowledged has a limit for the session as a
 //! whole: one conversation may have as much of it as is still free, so that some
 //! that are stuck never block the others.
+//!
+//! A peer acknowledges by giving window, and one that gave much at the start may
+//! not do so for a long time. Who waits at the limit therefore asks: every peer
+//! must answer a channel request, and answers a channel's messages in order (RFC
+//! 4254 sections 4 and 5.4), so its answer says that what was sent before is no
+//! longer on the way.
 
 use alloc::vec::Vec;
 
@@ -61,6 +67,10 @@ impl Session {
         if c.send.unacknowledged() > 0 && c.send.unacknowledged() + u64::from(count) > free {
             c.in_turn = true;
             self.starved.push_back(id);
+            if c.awaits_arrival.is_none() {
+                c.send.ask();
+                c.awaits_arrival = Some(self.out.ask(c));
+            }
             return;
         }
         let mut bytes: Vec<u8> = message::data_header(c.peer.0, count);
