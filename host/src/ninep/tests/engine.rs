@@ -7,7 +7,7 @@ use crate::driver::Driver;
 use crate::engine::{Config, Core, Sandbox, Service};
 use crate::tree::Owner;
 
-fn driver() -> Driver {
+pub(super) fn driver() -> Driver {
     static CORE: OnceLock<Core> = OnceLock::new();
     let core = CORE.get_or_init(|| Core::embedded().expect("it compiles"));
     let mut limits = core.default_limits().expect("it has limits");

@@ -12,6 +12,7 @@ mod fids;
 mod files;
 mod pending;
 mod session;
+mod transfer;
 
 use std::time::Duration;
 
