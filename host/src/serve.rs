@@ -117,14 +117,17 @@ pub async fn run(options: args::Serve, ready: Option<OwnedFd>) -> Result<(), Ser
             Err(error) => io::Error::other(error),
         })),
     };
-    // Nobody can come any more.
-    drop(service);
+    // Nobody can come any more. The directory goes later: ssh has its own in it.
+    service.withdraw();
     let Some(error) = ended else {
         shut_down(&driver, &mut pipe, &mut signals).await;
         ninep.abort();
         return Ok(());
     };
-    driver.pipe_down(&error.to_string());
+    let reason = error.to_string();
+    driver.pipe_down(&reason);
+    // There will be no other: those who wait for a call hear of it, too.
+    driver.shutdown(&reason);
     let grace = Instant::now() + LAST_ERRORS;
     let stopped = timeout(SAME_SIGNAL, signals.next()).await.is_ok();
     tokio::time::sleep_until(grace).await;
