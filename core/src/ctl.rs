@@ -4,7 +4,7 @@
 
 use alloc::borrow::ToOwned;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 
 use crate::config::Services;
 use crate::effect::{Error, ErrorCode, Protocol};
@@ -203,7 +203,7 @@ impl Parser {
                 let path = self.path(rest).map_err(|e| cannot(&e))?;
                 Ok(format!("{prefix}/unix/clone {path}"))
             }
-            _ => Err(Error::new(ErrorCode::NotSupported, "unknown protocol".to_string())),
+            _ => Err(Error::new(ErrorCode::NotSupported, "unknown protocol")),
         }
     }
 }

@@ -23,7 +23,7 @@ const DT_DIR: u8 = 4;
 const DT_REG: u8 = 8;
 /// What Linux's statfs(2) calls 9P.
 const V9FS_MAGIC: u32 = 0x0102_1997;
-/// qid[13] offset[8] type[1] and a name's length[2].
+/// `qid[13] offset[8] type[1]` and the length of a name, `s[2]`.
 const DIRENT_HEADER: usize = 24;
 
 const COUNT_TOO_SMALL: Failure = Failure::fixed("count too small for an entry", Errno::INVAL);

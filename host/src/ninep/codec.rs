@@ -21,7 +21,7 @@ pub const NOFID: u32 = !0;
 pub const WALK_MAX: usize = 16;
 /// What a message takes beyond its payload, at most: a round 24 for 23.
 pub const IO_HEADER: u32 = 24;
-/// size[4] type[1] tag[2]: what every frame has.
+/// `size[4] type[1] tag[2]`: what every frame has.
 pub const FRAME_MIN: u32 = 7;
 
 /// Types of messages. A reply's is its request's plus one.
@@ -301,7 +301,7 @@ impl<'a> Fields<'a> {
         self.take(usize::from(length))
     }
 
-    /// count[4] data[count]
+    /// `count[4] data[count]`
     fn data(&mut self) -> Result<&'a [u8], Malformed> {
         let count = self.u32()?;
         self.take(usize::try_from(count).map_err(|_| Malformed::Body)?)
@@ -311,7 +311,7 @@ impl<'a> Fields<'a> {
         Ok(Qid { kind: self.u8()?, version: self.u32()?, path: self.u64()? })
     }
 
-    /// n[2] stat[n], where a stat begins with its own size[2].
+    /// `n[2] stat[n]`, where a stat begins with its own `size[2]`.
     fn stat(&mut self, dialect: Dialect) -> Result<Stat<'a>, Malformed> {
         let length = self.u16()?;
         let mut outer = Fields(self.take(usize::from(length))?);
@@ -350,7 +350,7 @@ impl<'a> Fields<'a> {
         Ok(stat)
     }
 
-    /// n_uname[4], which 9P2000 does not have.
+    /// `n_uname[4]`, which 9P2000 does not have.
     fn n_uname(&mut self, dialect: Dialect) -> Result<u32, Malformed> {
         if dialect == Dialect::Plan9 { Ok(!0) } else { self.u32() }
     }

@@ -46,7 +46,7 @@ pub fn decode_request(frame: &[u8]) -> Result<FCall, Malformed> {
         return Err(Malformed::Unknown);
     }
     let (message, rest) = read(frame)?;
-    // Linux sends a datasync[4] that protocol.md does not have.
+    // Linux sends a `datasync[4]` that protocol.md does not have.
     let extra = if frame_kind(frame) == TFSYNC { 4 } else { 0 };
     if rest == 0 || rest == extra { Ok(message) } else { Err(Malformed::Body) }
 }

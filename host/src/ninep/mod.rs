@@ -33,7 +33,8 @@ mod connection;
 pub mod linux;
 mod listener;
 mod table;
-//TESTS
+#[cfg(test)]
+mod tests;
 mod trace;
 mod writer;
 

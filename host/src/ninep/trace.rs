@@ -161,8 +161,16 @@ struct Text<'a>(&'a [u8]);
 
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0.escape_ascii())
+        escape(f, self.0)
     }
+}
+
+/// Bytes as they are where that is safe on a terminal and on one line.
+fn escape(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    bytes.iter().try_for_each(|byte| match byte {
+        b'\'' | b'"' => write!(f, "{}", char::from(*byte)),
+        _ => write!(f, "{}", byte.escape_ascii()),
+    })
 }
 
 /// A payload, of which a part is shown.
@@ -172,7 +180,7 @@ impl fmt::Display for Bytes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let more = if self.0.len() > SHOWN { "..." } else { "" };
         let shown = self.0.get(..SHOWN).unwrap_or(self.0);
-        write!(f, "'{}'{more}", shown.escape_ascii())
+        write!(f, "'{}'{more}", Text(shown))
     }
 }
 

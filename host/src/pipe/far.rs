@@ -10,9 +10,9 @@
 //! It refuses to know what carries its messages, who the peer is and what it may
 //! do: who must not dial from this machine must not get at this module.
 //!
-//! Each conversation is one task with a socket ([`channel`]); it holds no buffer
+//! Each conversation is one task with a socket (`channel`); it holds no buffer
 //! while nothing moves. What waits is bounded everywhere: data towards a socket
-//! by the window, data towards the peer by the room in [`output`], answers by a
+//! by the window, data towards the peer by the room in `output`, answers by a
 //! limit past which the peer counts as one that floods and does not read.
 
 mod channel;

@@ -32,7 +32,7 @@ pub struct Handle {
 }
 
 enum Kind {
-    Directory(Mutex<Option<Arc<[Entry]>>>),
+    Directory(Mutex<Option<Listing>>),
     Cs(Mutex<Option<Answer>>),
     /// The text is the one taken by the last read at offset 0, so that a reader
     /// who takes it in parts sees one state.
@@ -56,6 +56,31 @@ pub struct Entry {
     pub cookie: u64,
     /// The file.
     pub node: Node,
+}
+
+/// A directory's entries as of its last read from the start, kept for the reads
+/// that go on from there. It saves them work and no more: cookies say the same of
+/// a fresh look, so what all handles keep together can have a limit.
+struct Listing {
+    entries: Arc<[Entry]>,
+    shared: Arc<Shared>,
+}
+
+/// Entries that the listings of a tree may keep.
+const LISTED_MAX: usize = 1 << 19;
+
+impl Listing {
+    fn keep(entries: &Arc<[Entry]>, shared: &Arc<Shared>) -> Option<Self> {
+        let before = shared.listed.fetch_add(entries.len(), Ordering::Relaxed);
+        let listing = Self { entries: Arc::clone(entries), shared: Arc::clone(shared) };
+        (before + entries.len() <= LISTED_MAX).then_some(listing)
+    }
+}
+
+impl Drop for Listing {
+    fn drop(&mut self) {
+        self.shared.listed.fetch_sub(self.entries.len(), Ordering::Relaxed);
+    }
 }
 
 /// The entries of a directory after a cookie, as of one moment.
@@ -124,9 +149,10 @@ impl Handle {
                 done(self.read_text(*client, *file, text, offset, count));
             }
             Kind::Data(client) => {
+                let most = usize::try_from(count).unwrap_or(usize::MAX);
                 let done = Box::new(move |outcome| {
                     done(match outcome {
-                        Ok(Reply::Data(bytes)) => Ok(bytes),
+                        Ok(Reply::Data(bytes)) if bytes.len() <= most => Ok(bytes),
                         Ok(_) => Err(Failure::MISMATCH),
                         Err(error) => Err(Failure::from(error)),
                     });
@@ -184,16 +210,22 @@ impl Handle {
     /// opening it says that it is gone.
     pub fn entries(&self, cookie: u64) -> Result<Entries, Failure> {
         let Kind::Directory(kept) = &self.kind else { return Err(Failure::NOT_DIRECTORY) };
-        let before = if cookie == 0 { None } else { lock(kept).clone() };
+        let before = match cookie {
+            0 => None,
+            _ => lock(kept).as_ref().map(|listing| Arc::clone(&listing.entries)),
+        };
         let snapshot = match before {
             Some(snapshot) => snapshot,
             None => {
                 let fresh: Arc<[Entry]> = self.list()?.into();
-                *lock(kept) = Some(Arc::clone(&fresh));
+                *lock(kept) = Listing::keep(&fresh, &self.reference.shared);
                 fresh
             }
         };
         let next = snapshot.partition_point(|entry| entry.cookie <= cookie);
+        if next == snapshot.len() {
+            *lock(kept) = None;
+        }
         Ok(Entries { snapshot, next })
     }
 

@@ -18,12 +18,17 @@
 //! `00` and `+1` do not exist; `listen` is listed.
 
 mod failure;
+#[cfg(test)]
+pub(crate) mod fake;
 mod handle;
 mod owner;
 mod stack;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
@@ -197,6 +202,8 @@ pub(crate) struct Shared {
     stack: Arc<dyn Stack>,
     owner: Owner,
     made: u32,
+    /// Entries that listings of directories keep.
+    listed: AtomicUsize,
     /// References that were dropped where the stack could not be called.
     late: mpsc::UnboundedSender<ClientId>,
 }
@@ -215,7 +222,8 @@ impl Tree {
         });
         let made = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let made = u32::try_from(made).unwrap_or(u32::MAX);
-        Self { shared: Arc::new(Shared { stack, owner, made, late }) }
+        let listed = AtomicUsize::new(0);
+        Self { shared: Arc::new(Shared { stack, owner, made, listed, late }) }
     }
 
     /// Who owns every file.

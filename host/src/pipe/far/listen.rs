@@ -143,7 +143,7 @@ async fn bind_tcp(address: &[u8], port: u32) -> io::Result<(Vec<TcpListener>, u3
             let both = any(Ipv6Addr::UNSPECIFIED.into())?;
             match TcpListener::bind(both).await {
                 Err(e) if absent(&e) => vec![any(Ipv4Addr::UNSPECIFIED.into())?],
-                socket => return Ok(with_port(vec![socket?])?),
+                socket => return with_port(vec![socket?]),
             }
         }
         b"localhost" => {

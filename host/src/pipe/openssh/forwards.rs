@@ -145,8 +145,9 @@ pub(super) struct Forwards {
     pub(super) dir: PathBuf,
     pub(super) caller_address: bool,
     listeners: HashMap<Place, Listener>,
-    /// Names of sockets by the place of a failed listener. The master goes on
-    /// connecting calls for that place to the socket it was first told.
+    /// Names of sockets by the place of a listener that failed once. The master
+    /// remembers the socket that it was told then, and goes on connecting calls
+    /// for that place to it, whatever it is told later.
     names: HashMap<Place, PathBuf>,
     name: u64,
     /// What works on the proxy connections of listeners.
@@ -205,7 +206,7 @@ impl Forwards {
             };
             let reply = match &answer {
                 Ok(data) => Message::RequestSuccess { data }.encode(),
-                Err(error @ (MuxError::Refused(_) | MuxError::Io(_))) => {
+                Err(error @ MuxError::Refused(_)) => {
                     tracing::info!("calls at the far side: {error}");
                     Message::RequestFailure.encode()
                 }
@@ -240,14 +241,15 @@ impl Forwards {
     }
 
     async fn by_socket(&mut self, place: Place) -> Result<Vec<u8>, MuxError> {
-        let path = match self.names.remove(&place) {
-            Some(path) => path,
+        let path = match self.names.get(&place) {
+            Some(path) => path.clone(),
             None => {
                 self.name += 1;
                 self.dir.join(format!("f{}", self.name))
             }
         };
-        let mut sockets = vec![Bound::new(path.clone())?];
+        let refused = |error: io::Error| MuxError::Refused(error.to_string());
+        let mut sockets = vec![Bound::new(path.clone()).map_err(refused)?];
         let asked = asked(&place);
         let allocated = match self.control.open(&asked, &path).await {
             Ok(allocated) => allocated,
@@ -264,7 +266,10 @@ impl Forwards {
                 let place = Place::Tcp(address, port);
                 // See `names`.
                 if let Some(other) = self.names.get(&place) {
-                    sockets.push(Bound::new(other.clone())?);
+                    match Bound::new(other.clone()) {
+                        Ok(socket) => sockets.push(socket),
+                        Err(error) => tracing::warn!("{}: {error}", other.display()),
+                    }
                 }
                 (place, port.to_be_bytes().to_vec())
             }
@@ -280,7 +285,9 @@ impl Forwards {
     }
 
     async fn by_proxy(&mut self, address: &[u8], port: u32) -> Result<Listener, MuxError> {
-        let stream = Control::connect(&self.master).await?.proxy().await?;
+        let connect = async { Control::connect(&self.master).await?.proxy().await };
+        // Nothing depends on this connection yet.
+        let stream = connect.await.map_err(|error| MuxError::Refused(error.to_string()))?;
         let id = attach(&self.shared, stream, Kind::Listener, &mut self.proxies);
         let request = Global::TcpipForward { address, port };
         self.shared.answer(id, Message::GlobalRequest { want_reply: false, request }.encode());

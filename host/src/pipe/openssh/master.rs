@@ -322,11 +322,12 @@ impl Master {
         };
         // One that goes to the background by the user's configuration leaves
         // a child of its own behind.
-        if status.is_some_and(|status| status.success()) {
-            if let Ok(mut control) = Control::connect(&self.dir.control()).await {
-                let _ = control.terminate().await;
-                return PipeError::Ended(format!("it went to the background ({how})"));
-            }
+        if status.is_some_and(|status| status.success())
+            && let Ok(mut control) = Control::connect(&self.dir.control()).await
+        {
+            let _ = control.terminate().await;
+            let why = "it went to the background (ForkAfterAuthentication)";
+            return PipeError::Ended(why.to_owned());
         }
         PipeError::Ended(match self.words.last_line() {
             Some(line) => format!("{line} ({how})"),

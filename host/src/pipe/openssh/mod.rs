@@ -13,8 +13,8 @@
 //! when a proxy connection is closed with a dial unanswered or refused, so the
 //! one for dials is never closed before the master has ended. It mistakes the
 //! answers to global requests of a proxy connection for its own, so none that
-//! wants one is sent ([`forwards`]). It never forgets a failed dial, so there is
-//! a limit to them ([`route`]). Apart from `tcpip-forward` without an answer,
+//! wants one is sent (`forwards`). It never forgets a failed dial, so there is
+//! a limit to them (`route`). Apart from `tcpip-forward` without an answer,
 //! only messages 90 to 100 go to it.
 //!
 //! This module refuses to know what is in a channel.
@@ -43,7 +43,7 @@ use tokio::time::timeout;
 use self::forwards::{Forwards, Requests};
 use self::master::Master;
 use self::mux::{Control, Frames, write_frames};
-use self::route::{ConnectionId, Incoming, Kind, Outgoing, Route};
+use self::route::{ConnectionId, Incoming, Kind, Outgoing, Route, RouteError};
 use super::Link;
 use super::error::PipeError;
 use super::far::{Far, FarOutput};
@@ -54,6 +54,8 @@ const BATCH: usize = 256 << 10;
 const LISTENER_BATCH: usize = 64 << 10;
 /// Messages written at a time: a system call takes 1024 pieces.
 const MESSAGES: usize = 256;
+/// SSH_MSG_GLOBAL_REQUEST.
+const GLOBAL_REQUEST: u8 = 80;
 /// How long the last messages may take to get to ssh.
 const DRAIN: Duration = Duration::from_secs(5);
 /// How long ssh may then take to pass them on.
@@ -69,8 +71,10 @@ pub struct Options {
     pub options: Vec<OsString>,
     /// `[user@]host`, as ssh takes it.
     pub destination: OsString,
-    /// Whether calls are to come with their caller's address, at its price; see
-    /// the README.
+    /// Whether calls are to come with their caller's address. The price: an
+    /// announcement always succeeds, whether or not the far side could bind the
+    /// port; port 0 is refused; and after a cancel the port is free only when
+    /// the last of its calls has ended.
     pub caller_address: bool,
 }
 
@@ -163,7 +167,9 @@ impl Shared {
     /// Sends one message of the engine on its way.
     fn outgoing(&self, mut message: Vec<u8>) -> Result<(), PipeError> {
         let length = message.len() as u64;
-        if let Ok(Message::GlobalRequest { want_reply, request }) = Message::decode(&message) {
+        if message.first() == Some(&GLOBAL_REQUEST)
+            && let Ok(Message::GlobalRequest { want_reply, request }) = Message::decode(&message)
+        {
             self.requests.push(want_reply, &request);
             self.link.took(length);
             return Ok(());
@@ -197,6 +203,7 @@ impl Shared {
             Ok(Incoming::Deliver) => self.link.receive(message),
             Ok(Incoming::Answer(answer)) => return Ok(Some(answer)),
             Ok(Incoming::Drop) => {}
+            Err(error @ RouteError::Type(_)) => tracing::warn!("from ssh: {error}"),
             Err(error) => return Err(PipeError::Mux(error.to_string())),
         }
         Ok(None)

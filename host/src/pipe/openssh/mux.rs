@@ -300,3 +300,102 @@ pub(super) async fn write_frames(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::UnixListener;
+
+    async fn frames(bytes: &[u8]) -> (Vec<Vec<u8>>, Result<(), MuxError>) {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let mut frames = Frames::new(near.into_split().0, 16);
+        let mut messages = Vec::new();
+        let read = async {
+            while let Some(message) = frames.next().await? {
+                messages.push(message.to_vec());
+            }
+            Ok(())
+        };
+        let write = async move {
+            // In pieces, so that every boundary is somewhere in the middle.
+            for piece in bytes.chunks(7) {
+                far.write_all(piece).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        };
+        let (read, ()) = tokio::join!(read, write);
+        (messages, read)
+    }
+
+    #[tokio::test]
+    async fn what_is_written_is_read_again() {
+        let messages: Vec<Vec<u8>> =
+            [1, 2, 3, 16, 17, 1000, PACKET - 1].map(|length| vec![length as u8; length]).to_vec();
+        let (mut near, mut far) = UnixStream::pair().unwrap();
+        let mut bytes = Vec::new();
+        let write = async {
+            write_frames(&mut near, &messages).await.unwrap();
+            drop(near);
+        };
+        tokio::join!(write, async { far.read_to_end(&mut bytes).await.unwrap() });
+        let (read, end) = frames(&bytes).await;
+        assert!(end.is_ok());
+        assert!(read == messages);
+    }
+
+    #[tokio::test]
+    async fn a_bad_length_is_an_error_before_anything_is_read() {
+        for length in [0, 1, PACKET as u32 + 1, u32::MAX] {
+            let (messages, end) = frames(&length.to_be_bytes()).await;
+            assert!(messages.is_empty());
+            assert!(matches!(end, Err(MuxError::Length(l)) if l == length as usize), "{end:?}");
+        }
+        let (_, padded) = frames(&[0, 0, 0, 2, 1, 97]).await;
+        assert!(matches!(padded, Err(MuxError::Length(2))), "{padded:?}");
+        let (messages, cut) = frames(&[0, 0, 0, 2, 0, 97, 0, 0]).await;
+        assert_eq!(messages, [[97]]);
+        assert!(matches!(cut, Err(MuxError::Closed)), "{cut:?}");
+    }
+
+    /// What comes of a master that sends these bytes.
+    async fn greeted_with(bytes: &[u8]) -> Result<Option<u32>, MuxError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m");
+        let master = UnixListener::bind(&path).unwrap();
+        let send = async {
+            let (mut stream, _) = master.accept().await.unwrap();
+            stream.write_all(bytes).await.unwrap();
+            stream.shutdown().await.unwrap();
+            stream
+        };
+        let ask = async {
+            let listen = Listen::Tcp(b"*".to_vec(), 0);
+            Control::connect(&path).await?.open(&listen, Path::new("/socket")).await
+        };
+        tokio::join!(ask, send).0
+    }
+
+    #[tokio::test]
+    async fn answers_are_held_against_their_question() {
+        let hello = [0, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 4];
+        let with = |answer: &[u8]| [&hello[..], answer].concat();
+        let port = with(&[0, 0, 0, 12, 0x80, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0x1f, 0x90]);
+        assert_eq!(greeted_with(&port).await.unwrap(), Some(8080));
+        let ok = with(&[0, 0, 0, 8, 0x80, 0, 0, 1, 0, 0, 0, 1]);
+        assert_eq!(greeted_with(&ok).await.unwrap(), None);
+        let no = with(&[0, 0, 0, 14, 0x80, 0, 0, 3, 0, 0, 0, 1, 0, 0, 0, 2, b'n', b'o']);
+        let error = greeted_with(&no).await.unwrap_err();
+        assert!(matches!(&error, MuxError::Refused(why) if why == "no"), "{error}");
+        let other = with(&[0, 0, 0, 8, 0x80, 0, 0, 1, 0, 0, 0, 2]);
+        let error = greeted_with(&other).await.unwrap_err();
+        assert!(matches!(error, MuxError::OutOfPlace(OK)), "{error}");
+        let error = greeted_with(&hello[..10]).await.unwrap_err();
+        assert!(matches!(error, MuxError::Closed), "{error}");
+        let error = greeted_with(&[0, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 3]).await.unwrap_err();
+        assert!(matches!(error, MuxError::Version(3)), "{error}");
+        let error = greeted_with(&[0xff; 4]).await.unwrap_err();
+        assert!(matches!(error, MuxError::Length(_)), "{error}");
+        let error = greeted_with(&[0, 0, 0, 1, 0]).await.unwrap_err();
+        assert!(matches!(error, MuxError::Malformed(_)), "{error}");
+    }
+}

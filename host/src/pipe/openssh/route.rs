@@ -180,9 +180,8 @@ impl Route {
             return self.dial(number(message, sender_of_open(message)?)?);
         }
         let virtual_number = number(message, 1)?;
-        let channel = match self.channels.get_mut(virtual_number as usize) {
-            Some(Some(channel)) => channel,
-            _ => return Err(RouteError::Unknown(kind, virtual_number)),
+        let Some(Some(channel)) = self.channels.get_mut(virtual_number as usize) else {
+            return Err(RouteError::Unknown(kind, virtual_number));
         };
         let Channel { connection, theirs, state } = *channel;
         match (kind, state) {

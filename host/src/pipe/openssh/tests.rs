@@ -347,9 +347,65 @@ async fn a_start_that_fails_is_told_in_sshs_words() {
     let error = start(options).await.unwrap_err().to_string();
     assert!(error.starts_with("cannot run /no/such/ssh: No such file"), "{error}");
 
+    // What the user's configuration may ask for; nothing stays behind.
+    let sshd = Sshd::start(&[]).await;
+    let mut options = sshd.options();
+    options.options.push("-oForkAfterAuthentication=yes".into());
+    let error = match start(options).await {
+        Ok(pipe) => pipe.run(Engine::new().1).await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert!(error.to_string().contains("went to the background"), "{error}");
+    let gone = async {
+        while !children(sshd.process.id()).is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(timeout(PATIENCE, gone).await.is_ok(), "ssh is still connected");
+
     // A destination is never an option.
     let error = start(Options::new("-oProxyCommand=touch /tmp/never")).await.unwrap_err();
     assert!(error.to_string().contains("hostname contains invalid characters"), "{error}");
+}
+
+/// With the clock stopped, a deadline comes as soon as nothing else happens.
+#[tokio::test(start_paused = true)]
+async fn an_ssh_that_is_no_master_is_given_up_and_got_its_words_as_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("ssh");
+    let args = dir.path().join("args");
+    let script = format!(
+        "#!/bin/sh\nprintf '%s\\n' \"$@\" >'{0}.new'; mv '{0}.new' '{0}'; exec sleep 100\n",
+        args.display()
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o700)).unwrap();
+    let socket = std::thread::spawn(move || {
+        let said = loop {
+            match std::fs::read_to_string(&args) {
+                Ok(said) => break said,
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+            }
+        };
+        let said: Vec<_> = said.lines().map(str::to_owned).collect();
+        let socket = std::os::unix::net::UnixListener::bind(&said[2]).unwrap();
+        (said, socket)
+    });
+    let options =
+        Options { program, options: vec!["-J".into(), "a b".into()], ..Options::new("-dest") };
+    let error = start(options).await.unwrap_err().to_string();
+    assert_eq!(error, "multiplexing with ssh: no answer in 10 seconds");
+    let (said, _socket) = socket.join().unwrap();
+    assert!(said[2].len() <= 90, "{}", said[2]);
+    let expected = format!(
+        "-M -S {} -N -n -T -x -a -o ControlMaster=yes -o ControlPersist=no \
+         -o ClearAllForwardings=yes -o PermitLocalCommand=no -o RemoteCommand=none \
+         -o RequestTTY=no -o EscapeChar=none -o Tunnel=no -o ServerAliveInterval=15 \
+         -o ServerAliveCountMax=3 -o ConnectTimeout=30 -o LogLevel=INFO -J a b -- -dest",
+        said[2]
+    );
+    assert_eq!(said.join(" "), expected);
+    assert!(!Path::new(&said[2]).parent().unwrap().exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

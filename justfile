@@ -1,0 +1,29 @@
+# List the recipes.
+default:
+    @just --list
+
+# Show sshnet-host at work on this machine alone.
+demo:
+    scripts/demo
+
+# Run all tests; arguments go to cargo test.
+test *ARGS:
+    scripts/test {{ ARGS }}
+
+# What CI runs before the tests.
+check:
+    scripts/setup build
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
+
+# Build the component alone: target/wasm32-wasip2/component/sshnet_core.wasm
+component:
+    scripts/setup build
+    cargo build --package sshnet-core --lib --profile component --target wasm32-wasip2 --locked
+    @ls -l target/wasm32-wasip2/component/sshnet_core.wasm
+
+# Install sshnet-host into ~/.cargo/bin.
+install:
+    scripts/setup build
+    cargo install --locked --path host
