@@ -39,6 +39,8 @@ use crate::tree::{Owner, Tree};
 const SAME_SIGNAL: Duration = Duration::from_millis(200);
 /// How long the users of the tree have to get their last errors.
 const LAST_ERRORS: Duration = Duration::from_millis(300);
+/// The same where nothing went wrong: the user waits for the prompt.
+const LAST_WORDS: Duration = Duration::from_millis(50);
 /// How long the far side may take to agree to the end of all conversations.
 const DRAIN: Duration = Duration::from_secs(1);
 /// How long the pipe may take to end after that.
@@ -216,6 +218,7 @@ async fn shut_down(
             }
         }
         driver.end_pipe();
+        sleep(LAST_WORDS).await;
         // How it ended does not matter now: it may have had the same signal.
         let _ = timeout_at(Instant::now() + END, &mut *pipe).await;
     };
