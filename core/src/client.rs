@@ -137,6 +137,8 @@ pub(crate) struct Conversation {
     pub(crate) in_turn: bool,
     /// Channel requests of ours that the peer has not answered.
     pub(crate) probes: u32,
+    /// How many answers from now is the one that says that data has arrived.
+    pub(crate) awaits_arrival: Option<u32>,
     pub(crate) received: u64,
     pub(crate) sent: u64,
 }
@@ -163,6 +165,8 @@ pub(crate) struct Write {
 /// What is left of a conversation that the far side ended.
 #[derive(Debug)]
 pub(crate) struct Remains {
+    /// Why nothing can be written any more.
+    pub(crate) error: Error,
     pub(crate) inbox: Inbox,
     pub(crate) receive: ReceiveWindow,
     pub(crate) received: u64,
@@ -223,14 +227,6 @@ impl Inbox {
     /// Whether the peer sent EOF.
     pub(crate) fn ended(&self) -> bool {
         self.end.is_some()
-    }
-
-    /// What a writer is told once this has ended.
-    pub(crate) fn broken(&self) -> Error {
-        match &self.end {
-            Some(End::Broken(error)) => error.clone(),
-            _ => Error::closed_by_peer(),
-        }
     }
 
     /// Bytes not read.
@@ -294,6 +290,7 @@ impl Conversation {
             outgoing: Outgoing::Open,
             in_turn: false,
             probes: 0,
+            awaits_arrival: None,
             received: 0,
             sent: 0,
         }

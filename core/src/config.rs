@@ -45,7 +45,7 @@ pub struct Limits {
     pub name: u32,
     /// Bytes of writes that wait to be sent.
     pub queued: u64,
-    /// Bytes sent for which the peer has not yet given new window.
+    /// Bytes sent that the peer has not yet acknowledged.
     pub unacknowledged: u64,
     /// Bytes received and not yet read, and those that the peer may still send.
     pub windows: u64,

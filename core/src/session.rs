@@ -12,7 +12,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::client::{Bound, End, Inbox, Outgoing, Remains, State};
+use crate::client::{Bound, Conversation, End, Inbox, Outgoing, Remains, State};
 use crate::config::{Config, Limits, Services};
 use crate::ctl::{Announced, Parser};
 use crate::effect::{
@@ -64,8 +64,8 @@ struct Pipe {
     awaited: VecDeque<Awaited>,
     /// When the last message came.
     heard: Instant,
-    /// A sign of life was asked for since then.
-    probed: bool,
+    /// When a sign of life was asked for since then.
+    probed: Option<Instant>,
 }
 
 /// A global request that the peer has not answered.
@@ -96,6 +96,20 @@ impl Out {
 
     fn send(&mut self, message: &Message<'_>) {
         self.send_bytes(message.encode());
+    }
+
+    /// Asks for an answer on a channel; answers how many are owed then. Every peer
+    /// must refuse a request that it doesn't know (RFC 4254 section 5.4), which is
+    /// all that is asked of it.
+    fn ask(&mut self, c: &mut Conversation) -> u32 {
+        c.probes += 1;
+        self.send(&Message::Request {
+            recipient: c.peer.0,
+            name: b"keepalive@openssh.com",
+            want_reply: true,
+            data: b"",
+        });
+        c.probes
     }
 
     fn send_bytes(&mut self, message: Vec<u8>) {
@@ -158,7 +172,7 @@ impl Session {
             self.out.warn("the pipe is up already".into());
             return self.finish();
         }
-        self.pipe = Some(Pipe { awaited: VecDeque::new(), heard: self.now, probed: false });
+        self.pipe = Some(Pipe { awaited: VecDeque::new(), heard: self.now, probed: None });
         for id in self.clients.ids() {
             self.resume(id);
         }
@@ -255,10 +269,10 @@ impl Session {
         if self.pipe.is_some() && self.out.in_pipe > limit {
             self.fail("the far side asks for answers and does not read them");
         }
-        let alive = self.pipe.as_ref().filter(|_| self.limits.keepalive > 0).map(|pipe| {
-            let rounds = if pipe.probed { 2 } else { 1 };
-            pipe.heard.saturating_add(self.limits.keepalive.saturating_mul(rounds))
-        });
+        let alive =
+            self.pipe.as_ref().filter(|_| self.limits.keepalive > 0).map(|pipe| {
+                pipe.probed.unwrap_or(pipe.heard).saturating_add(self.limits.keepalive)
+            });
         let next = self.deadlines.first().map(|&(at, _)| at).into_iter().chain(alive).min();
         // A wake-up that comes too early does no harm, one more effect in each
         // event does.
@@ -283,14 +297,13 @@ impl Session {
     fn keep_alive(&mut self) {
         let keepalive = self.limits.keepalive;
         let Some(pipe) = self.pipe.as_mut().filter(|_| keepalive > 0) else { return };
-        let silent = self.now.saturating_sub(pipe.heard);
-        if silent < keepalive {
+        // Counted from the question, not from what was heard last: a host that
+        // slept owes the peer its time to answer all the same.
+        if self.now.saturating_sub(pipe.probed.unwrap_or(pipe.heard)) < keepalive {
             return;
         }
-        if pipe.probed {
-            if silent >= keepalive.saturating_mul(2) {
-                self.fail("the far side gives no sign of life");
-            }
+        if pipe.probed.is_some() {
+            self.fail("the far side gives no sign of life");
             return;
         }
         let Some(owner) = self.channels.any_open() else {
@@ -298,19 +311,11 @@ impl Session {
             pipe.heard = self.now;
             return;
         };
-        pipe.probed = true;
+        pipe.probed = Some(self.now);
         if let Ok(client) = self.clients.get_mut(owner)
             && let State::Established(c) = &mut client.state
         {
-            // Every peer must refuse a request that it doesn't know (RFC 4254
-            // section 5.4), which is all that is asked of it.
-            c.probes += 1;
-            self.out.send(&Message::Request {
-                recipient: c.peer.0,
-                name: b"keepalive@openssh.com",
-                want_reply: true,
-                data: b"",
-            });
+            self.out.ask(c);
         }
     }
 
@@ -353,15 +358,21 @@ impl Session {
             return;
         }
         let State::Established(mut c) = client.enter(State::Closed, self.now) else { return };
-        if !c.inbox.ended() {
+        // A CLOSE after EOF is how a conversation ends; anything else is news.
+        if !(c.inbox.ended() && error.code == ErrorCode::ConnectionReset) {
             client.last_error = Some(error.message.clone());
         }
         c.inbox.end(End::Broken(error.clone()));
         c.receive.close(&mut self.pool);
         let taken = self.out.serve(&mut c.inbox);
         c.receive.consumed(taken, &mut self.pool);
-        let remains =
-            Remains { inbox: c.inbox, receive: c.receive, received: c.received, sent: c.sent };
+        let remains = Remains {
+            error: error.clone(),
+            inbox: c.inbox,
+            receive: c.receive,
+            received: c.received,
+            sent: c.sent,
+        };
         client.enter(State::Finished(remains), self.now);
         self.unacknowledged = self.unacknowledged.saturating_sub(c.send.unacknowledged());
         self.queued = self.queued.saturating_sub(c.unsent);

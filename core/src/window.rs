@@ -23,15 +23,18 @@ pub(crate) enum WindowError {
 pub(crate) struct SendWindow {
     window: u32,
     packet: u32,
-    /// Sent, and not made up for by adjustments: what may wait in buffers on the
-    /// way. A peer that raises its window beyond what was sent owes nothing.
+    /// Sent, and not made up for by adjustments or answers: what may wait in
+    /// buffers on the way. A peer that raises its window beyond what was sent owes
+    /// nothing.
     unacknowledged: u64,
+    /// How many of those were sent before the question under way.
+    asked: u64,
 }
 
 impl SendWindow {
     /// A window as the peer opened it; our own limit on packets applies, too.
     pub(crate) fn new(window: u32, peer_packet: u32, packet: u32) -> Self {
-        Self { window, packet: peer_packet.min(packet), unacknowledged: 0 }
+        Self { window, packet: peer_packet.min(packet), unacknowledged: 0, asked: 0 }
     }
 
     /// Bytes that the next message may carry.
@@ -60,7 +63,20 @@ impl SendWindow {
         self.window = self.window.checked_add(bytes).ok_or(WindowError::Overflow)?;
         let acknowledged = self.unacknowledged.min(u64::from(bytes));
         self.unacknowledged -= acknowledged;
+        self.asked = self.asked.saturating_sub(acknowledged);
         Ok(acknowledged)
+    }
+
+    /// The peer is asked whether what was sent so far has arrived.
+    pub(crate) fn ask(&mut self) {
+        self.asked = self.unacknowledged;
+    }
+
+    /// It has; answers how many bytes that makes up for.
+    pub(crate) fn arrived(&mut self) -> u64 {
+        let acknowledged = core::mem::take(&mut self.asked);
+        self.unacknowledged -= acknowledged;
+        acknowledged
     }
 }
 

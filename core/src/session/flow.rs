@@ -5,6 +5,12 @@
 //! keystroke. What is sent and not acknowledged has a limit for the session as a
 //! whole: one conversation may have as much of it as is still free, so that some
 //! that are stuck never block the others.
+//!
+//! A peer acknowledges by giving window, and one that gave much at the start may
+//! not do so for a long time. Who waits at the limit therefore asks: every peer
+//! must answer a channel request, and answers a channel's messages in order (RFC
+//! 4254 sections 4 and 5.4), so its answer says that what was sent before is no
+//! longer on the way.
 
 use alloc::vec::Vec;
 
@@ -12,6 +18,11 @@ use super::Session;
 use crate::client::{Outgoing, State};
 use crate::effect::{ClientId, Reply};
 use crate::message::{self, Message};
+
+/// How many data messages one event makes at most. Small packets are the peer's
+/// choice, and a room full of them must not make one event endless. The host owes
+/// a `pipe-took` for what was made, and then it goes on.
+const BURST: u32 = 1_024;
 
 /// How many starved conversations are looked at for each acknowledgement.
 const FED: usize = 4;
@@ -22,9 +33,12 @@ impl Session {
         if self.pipe.is_none() {
             return;
         }
-        while self.out.in_pipe < u64::from(self.limits.room) {
+        let mut burst = 0;
+        while burst < BURST && self.out.in_pipe < u64::from(self.limits.room) {
             let Some(id) = self.turn.pop_front() else { return };
+            let before = self.out.in_pipe;
             self.send_one(id);
+            burst += u32::from(self.out.in_pipe > before);
         }
     }
 
@@ -53,6 +67,10 @@ impl Session {
         if c.send.unacknowledged() > 0 && c.send.unacknowledged() + u64::from(count) > free {
             c.in_turn = true;
             self.starved.push_back(id);
+            if c.awaits_arrival.is_none() {
+                c.send.ask();
+                c.awaits_arrival = Some(self.out.ask(c));
+            }
             return;
         }
         let mut bytes: Vec<u8> = message::data_header(c.peer.0, count);

@@ -29,7 +29,7 @@ impl Session {
             None => self.out.warn("a message came without a pipe".into()),
             Some(pipe) => {
                 pipe.heard = now;
-                pipe.probed = false;
+                pipe.probed = None;
                 self.out.statistics.messages_received += 1;
                 if let Err(fault) = self.take(&bytes) {
                     self.fail(&fault);
@@ -438,9 +438,16 @@ impl Session {
         if let Ok(client) = self.clients.get_mut(id)
             && let State::Established(c) = &mut client.state
         {
-            match c.probes.checked_sub(1) {
-                Some(left) => c.probes = left,
-                None => self.out.warn("an answer came to no channel request".into()),
+            let Some(left) = c.probes.checked_sub(1) else {
+                self.out.warn("an answer came to no channel request".into());
+                return Ok(());
+            };
+            c.probes = left;
+            c.awaits_arrival = c.awaits_arrival.map(|answers| answers.saturating_sub(1));
+            if c.awaits_arrival == Some(0) {
+                c.awaits_arrival = None;
+                self.unacknowledged = self.unacknowledged.saturating_sub(c.send.arrived());
+                self.feed_starved();
             }
         }
         Ok(())

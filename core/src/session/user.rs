@@ -97,7 +97,7 @@ impl Session {
                 self.disown(id);
             }
             ClientState::Dialing | ClientState::Listen | ClientState::Established => {
-                return Err(Error::new(ErrorCode::IsConnected, "the client is in use"));
+                return Err(in_use());
             }
         }
         if used > self.limits.clients {
@@ -182,15 +182,20 @@ impl Session {
         control: Control,
     ) -> Result<(), (Control, Error)> {
         let any = matches!(address, Announced::Tcp { port: 0, .. });
-        if !any && self.listeners.get(&address).is_some_and(|owner| *owner != id) {
-            let error = Error::new(ErrorCode::AddressInUse, "the address is announced already");
+        if !any && (self.listeners.contains_key(&address) || self.is_asked_for(&address)) {
+            let error = match self.clients.get(id).map(Client::state) {
+                Ok(ClientState::Dialing | ClientState::Listen) => in_use(),
+                _ => Error::new(ErrorCode::AddressInUse, "the address is announced already"),
+            };
             return Err((control, error));
         }
         if let Err(error) = self.start_over(id) {
             return Err((control, error));
         }
-        if self.pipe.is_none() {
-            return Err((control, no_pipe()));
+        let Some(pipe) = &self.pipe else { return Err((control, no_pipe())) };
+        if pipe.awaited.len() >= self.limits.clients as usize {
+            let error = Error::exhausted("too many announcements are unanswered");
+            return Err((control, error));
         }
         let deadline = self.deadline(id, self.limits.dial_time);
         let Ok(client) = self.clients.get_mut(id) else { return Ok(()) };
@@ -205,6 +210,17 @@ impl Session {
         client.enter(State::Announcing(announcing), self.now);
         self.ask_to_bind(id, address);
         Ok(())
+    }
+
+    /// Whether the far side was asked for this address and has not answered. When
+    /// nobody wants it any more it is let go as soon as it is bound, and that must
+    /// not hit a later announcement of the same.
+    fn is_asked_for(&self, wanted: &Announced) -> bool {
+        self.pipe.as_ref().is_some_and(|pipe| {
+            pipe.awaited.iter().any(
+                |awaited| matches!(awaited, Awaited::Bind { address, .. } if address == wanted),
+            )
+        })
     }
 
     /// Asks the far side to take calls, under the serial number of the moment.
@@ -278,7 +294,7 @@ impl Session {
                 }
                 Outgoing::Ending(_) | Outgoing::Ended => Error::hung_up(),
             },
-            State::Finished(_) => Error::closed_by_peer(),
+            State::Finished(remains) => remains.error.clone(),
             _ => Error::not_connected(),
         };
         Err((control, error))
@@ -332,7 +348,7 @@ impl Session {
         let client = self.clients.get_mut(id)?;
         let c = match &mut client.state {
             State::Established(c) => c,
-            State::Finished(remains) => return Err(remains.inbox.broken()),
+            State::Finished(remains) => return Err(remains.error.clone()),
             State::Teardown(_) => return Err(Error::hung_up()),
             _ => return Err(Error::not_connected()),
         };
@@ -465,6 +481,8 @@ impl Session {
             State::Closed | State::Teardown(_) | State::Finished(_) => {}
         }
         self.out.complete(request, outcome);
+        // An end of file may have waited for this write alone.
+        self.give_turn(id);
     }
 
     /// One more open file refers to this client.
@@ -546,6 +564,10 @@ impl Session {
             self.out.complete(request, Err(error.clone()));
         }
     }
+}
+
+fn in_use() -> Error {
+    Error::new(ErrorCode::IsConnected, "the client is in use")
 }
 
 fn no_pipe() -> Error {
