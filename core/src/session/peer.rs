@@ -198,17 +198,23 @@ impl Session {
                 return self.refuse(sender.0, code, why);
             }
         };
+        let crowded = self.crowded();
         let state = listener.and_then(|id| self.clients.get_mut(id).ok()).map(|c| &mut c.state);
         let (Some(id), Some(State::Listen(listener))) = (listener, state) else {
             return self.refuse(sender.0, reason::PROHIBITED, "nothing is announced there");
         };
+        if !matches!(listener.bound, Bound::Yes) {
+            // It was asked for on an earlier pipe, and not yet bound on this one.
+            return self.refuse(sender.0, reason::PROHIBITED, "nothing is announced there");
+        }
         if packet == 0 {
             return self.refuse(sender.0, reason::CONNECT_FAILED, "maximum packet size of 0");
         }
-        let waiting = listener.listens.is_empty();
+        // A listen takes it at once, unless there is no place for its client.
+        let waits = listener.listens.is_empty() || crowded;
         let full =
             listener.calls.len() >= self.limits.backlog as usize || self.calls >= self.limits.calls;
-        if waiting && full {
+        if waits && full {
             return self.refuse(sender.0, reason::RESOURCE_SHORTAGE, "too many calls wait");
         }
         listener.calls.push_back(Call { channel: sender, window, packet, local, remote });

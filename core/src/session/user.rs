@@ -28,11 +28,16 @@ impl Session {
     }
 
     fn new_client(&mut self, protocol: Protocol) -> Result<ClientId, Error> {
-        if self.clients.count() + self.channels.orphans() >= self.limits.clients {
+        if self.crowded() {
             return Err(Error::exhausted("too many clients"));
         }
         let now = self.now;
         Ok(self.clients.insert(|id| Client::new(id, protocol, now)))
+    }
+
+    /// Whether there are as many clients as may be.
+    pub(super) fn crowded(&self) -> bool {
+        self.clients.count() + self.channels.orphans() >= self.limits.clients
     }
 
     /// Carries out control messages.
