@@ -402,7 +402,7 @@ impl Session {
                 (dial.control, dial.deadline)
             }
             State::Announcing(announcing) => {
-                self.listeners.remove(&announcing.address);
+                self.forget_listener(id, &announcing.address);
                 (announcing.control, announcing.deadline)
             }
             _ => return,
@@ -411,6 +411,13 @@ impl Session {
             self.deadlines.remove(&(at, id));
         }
         self.out.complete(control.request, Err(error));
+    }
+
+    /// An address is no longer this client's.
+    fn forget_listener(&mut self, id: ClientId, address: &Announced) {
+        if self.listeners.get(address) == Some(&id) {
+            self.listeners.remove(address);
+        }
     }
 
     /// Lets go of a window whose bytes nobody will read.

@@ -18,6 +18,10 @@ use crate::message::{DATA_HEADER, Message, MessageError, Open, reason};
 use crate::table::{Channel, Ours, Theirs};
 use crate::window::SendWindow;
 
+/// Names of all addresses, and of this machine's own.
+const WILDCARDS: [&str; 3] = ["", "0.0.0.0", "::"];
+const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
 /// Why the session has to fail.
 type Fault = String;
 
@@ -143,7 +147,7 @@ impl Session {
 
     /// An announcement was answered.
     fn announced(&mut self, id: ClientId, bound: Result<Announced, Error>) {
-        let address = match bound {
+        let address = match bound.and_then(|address| self.unclaimed(address)) {
             Ok(address) => address,
             Err(error) => {
                 self.give_up(id, error);
@@ -172,6 +176,20 @@ impl Session {
         };
         client.enter(State::Listen(listener), self.now);
         self.run(id, control);
+    }
+
+    /// An address that was bound, unless it is one that is bound already. (The
+    /// port that the far side picked may be one that another client waits for in
+    /// vain.)
+    fn unclaimed(&self, address: Announced) -> Result<Announced, Error> {
+        let owner = self.listeners.get(&address).and_then(|id| self.clients.get(*id).ok());
+        match owner.map(|client| &client.state) {
+            Some(State::Listen(listener)) if !matches!(listener.bound, Bound::Refused(_)) => {
+                let text = format!("the far side bound {address} twice");
+                Err(Error::new(ErrorCode::Other, text))
+            }
+            _ => Ok(address),
+        }
     }
 
     /// A channel is asked for.
@@ -232,16 +250,26 @@ impl Session {
         if let Some(id) = self.listeners.get(&named) {
             return Some(*id);
         }
-        let wildcard = |a: &str| matches!(a, "" | "0.0.0.0" | "::");
-        let mut fitting = self.listeners.iter().filter_map(|(announced, id)| match announced {
-            Announced::Tcp { address: bound, port: p } if *p == port => {
-                let local = loopback(bound) && loopback(address);
-                (wildcard(bound) || wildcard(address) || local).then_some(*id)
-            }
-            _ => None,
-        });
-        let id = fitting.next()?;
-        fitting.next().is_none().then_some(id)
+        let like = |address: &str| {
+            self.listeners.get(&Announced::Tcp { port, address: address.into() }).copied()
+        };
+        let found = |names: &[&str]| {
+            let mut found = names.iter().filter_map(|name| like(name));
+            let id = found.next()?;
+            found.next().is_none().then_some(id)
+        };
+        if WILDCARDS.contains(&address) {
+            let first = Announced::Tcp { port, address: String::new() };
+            let mut at_port = self.listeners.range(first..).take_while(
+                |(announced, _)| matches!(announced, Announced::Tcp { port: p, .. } if *p == port),
+            );
+            let id = at_port.next().map(|(_, id)| *id)?;
+            return at_port.next().is_none().then_some(id);
+        }
+        match LOOPBACK.contains(&address) {
+            true => found(&[WILDCARDS, LOOPBACK].concat()),
+            false => found(&WILDCARDS),
+        }
     }
 
     /// Refuses a channel.
@@ -522,10 +550,6 @@ fn bound_address(address: Announced, data: &[u8]) -> Result<Announced, Error> {
         }
         other => Ok(other),
     }
-}
-
-fn loopback(address: &str) -> bool {
-    matches!(address, "localhost" | "127.0.0.1" | "::1")
 }
 
 /// An address from the peer as the tree shows it.

@@ -522,7 +522,7 @@ impl Session {
             State::Listen(_) | State::Established(_) | State::Finished(_) => {}
         }
         match client.enter(State::Closed, self.now) {
-            State::Listen(listener) => self.end_listener(listener, error),
+            State::Listen(listener) => self.end_listener(id, listener, error),
             State::Established(c) => {
                 client.state = State::Teardown(c.channel);
                 self.end_conversation(id, c, error);
@@ -534,8 +534,8 @@ impl Session {
         }
     }
 
-    fn end_listener(&mut self, listener: Listener, error: &Error) {
-        self.listeners.remove(&listener.address);
+    fn end_listener(&mut self, id: ClientId, listener: Listener, error: &Error) {
+        self.forget_listener(id, &listener.address);
         if matches!(listener.bound, Bound::Yes) {
             self.ask_to_cancel(&listener.address);
         }
