@@ -364,9 +364,8 @@ impl Session {
         let Some(id) = self.owner("a window adjustment", ours)? else { return Ok(()) };
         let Ok(client) = self.clients.get_mut(id) else { return Ok(()) };
         let State::Established(c) = &mut client.state else { return Ok(()) };
-        match c.send.adjust(bytes) {
-            Ok(acknowledged) => {
-                self.unacknowledged = self.unacknowledged.saturating_sub(acknowledged);
+        match c.send.adjust(bytes, &mut self.uploads) {
+            Ok(()) => {
                 self.give_turn(id);
                 self.feed_starved();
             }
@@ -480,7 +479,8 @@ impl Session {
             c.awaits_arrival = c.awaits_arrival.map(|answers| answers.saturating_sub(1));
             if c.awaits_arrival == Some(0) {
                 c.awaits_arrival = None;
-                self.unacknowledged = self.unacknowledged.saturating_sub(c.send.arrived());
+                c.send.arrived(&mut self.uploads);
+                self.give_turn(id);
                 self.feed_starved();
             }
         }

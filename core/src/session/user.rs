@@ -551,7 +551,7 @@ impl Session {
         self.channels.set(c.channel, Channel::Closing { owner: Some(id) });
         Self::drop_inbox(&mut self.pool, &mut c.inbox, &mut c.receive);
         self.queued = self.queued.saturating_sub(c.unsent);
-        self.unacknowledged = self.unacknowledged.saturating_sub(c.send.unacknowledged());
+        self.leave_turn(id, &mut c);
         self.end_requests(c.inbox.reads.into_iter().map(|(request, _)| request), error);
         self.end_requests(c.writes.into_iter().map(|write| write.request), error);
         if let Outgoing::Ending(control) = c.outgoing {
