@@ -21,7 +21,7 @@ use crate::effect::{
 };
 use crate::message::Message;
 use crate::table::{Channels, Clients};
-use crate::window::{ReceiveWindow, Budget};
+use crate::window::{Budget, ReceiveWindow};
 
 mod flow;
 mod peer;

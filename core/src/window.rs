@@ -208,7 +208,9 @@ impl ReceiveWindow {
     pub(crate) fn grant(&mut self, packet: u32, pool: &mut Budget) -> Option<u32> {
         // Its share is a part of what is free, beyond what it holds already.
         let held = pool.above(self.size().into());
-        let target = self.target.min(pool.part(NEXT_PART).saturating_add(u32::try_from(held).unwrap_or(u32::MAX)));
+        let target = self
+            .target
+            .min(pool.part(NEXT_PART).saturating_add(u32::try_from(held).unwrap_or(u32::MAX)));
         let bytes = target.checked_sub(self.size())?;
         let worth = packet.max(target / 8).min(target / 2).max(1);
         if bytes < worth {
