@@ -3,7 +3,6 @@
 
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::world::{children_of, until};
+use crate::world::{children_of, private_directory, until};
 
 /// A running sshd; dropped, it is killed.
 pub struct Sshd {
@@ -56,8 +55,7 @@ impl Sshd {
     }
 
     fn try_start(options: &[&str]) -> Option<Self> {
-        let dir = tempfile::Builder::new().prefix("sshd").tempdir().expect("a directory");
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).expect("it is ours");
+        let dir = private_directory();
         let path = |name: &str| dir.path().join(name).display().to_string();
         for key in ["host", "user"] {
             let made = Command::new("ssh-keygen")

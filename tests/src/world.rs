@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -95,6 +96,13 @@ pub fn signal(pid: u32, name: &str) {
     assert!(sent.success(), "there is no process {pid}");
 }
 
+/// A directory that is the user's alone, as `XDG_RUNTIME_DIR` is. Its path is
+/// short: there are limits on those of sockets.
+pub fn private_directory() -> TempDir {
+    let mode = fs::Permissions::from_mode(0o700);
+    tempfile::Builder::new().prefix("sn").permissions(mode).tempdir().expect("a directory")
+}
+
 /// The far side that a test runs against.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
@@ -142,7 +150,7 @@ impl World {
 
     /// Starts a service and does not wait for it.
     pub fn launch(sshd: Option<Sshd>, words: &[&str]) -> Self {
-        let dir = tempfile::Builder::new().prefix("sn").tempdir().expect("a directory");
+        let dir = private_directory();
         let mut process = command(dir.path())
             .arg("-s")
             .arg("s")

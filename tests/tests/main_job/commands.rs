@@ -8,7 +8,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use sshnet_tests::ninep::PATIENCE;
 use sshnet_tests::sshd::free_port;
-use sshnet_tests::world::{Kind, Service, World, command, run, signal};
+use sshnet_tests::world::{Kind, Service, World, command, private_directory, run, signal};
 
 on_each_pipe!(
     dial_is_stdin_and_stdout_with_a_half_close,
@@ -126,7 +126,7 @@ fn listen_runs_a_command_for_each_call(kind: Kind) {
 /// The newcomer's first minute: nothing but the binary.
 #[test]
 fn the_demo_ends_with_0() {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = private_directory();
     let mut demo: Command = command(directory.path());
     demo.arg("demo").env_clear().env("XDG_RUNTIME_DIR", directory.path());
     let output = run(&mut demo, b"");

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use sshnet_tests::ninep::{Body, Client, Dialect, PATIENCE, frame, read_frame, tversion};
 use sshnet_tests::sshd::{Sshd, free_port};
-use sshnet_tests::world::{Kind, Service, World, command, run};
+use sshnet_tests::world::{Kind, Service, World, command, private_directory, run};
 
 const ENOENT: u32 = 2;
 const EINVAL: u32 = 22;
@@ -13,7 +13,7 @@ const EINVAL: u32 = 22;
 /// ssh's own words, exit status 1, and nothing left behind.
 #[test]
 fn a_wrong_host_is_told_in_sshs_own_words() {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = private_directory();
     let port = free_port().to_string();
     for (words, expected) in [
         (vec!["-F", "none", "nosuchhost.invalid"], "Could not resolve hostname nosuchhost.invalid"),
@@ -32,7 +32,7 @@ fn a_wrong_host_is_told_in_sshs_own_words() {
 #[test]
 fn a_wrong_key_is_told_in_sshs_own_words() {
     let (sshd, other) = (Sshd::start(&[]), Sshd::start(&[]));
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = private_directory();
     // The first sshd, with the key of the other.
     let mut options = other.ssh_options();
     let at = options.iter().position(|word| word == "-p").expect("there is a port");
@@ -46,7 +46,7 @@ fn a_wrong_key_is_told_in_sshs_own_words() {
 
 #[test]
 fn a_command_line_that_makes_no_sense_is_refused_with_the_reason() {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = private_directory();
     for (words, reason) in [
         (vec![], ""),
         (vec!["--pipe", "nosuch"], "nosuch"),
