@@ -28,11 +28,16 @@ impl Session {
     }
 
     fn new_client(&mut self, protocol: Protocol) -> Result<ClientId, Error> {
-        if self.clients.count() + self.channels.orphans() >= self.limits.clients {
+        if self.crowded() {
             return Err(Error::exhausted("too many clients"));
         }
         let now = self.now;
         Ok(self.clients.insert(|id| Client::new(id, protocol, now)))
+    }
+
+    /// Whether there are as many clients as may be.
+    pub(super) fn crowded(&self) -> bool {
+        self.clients.count() + self.channels.orphans() >= self.limits.clients
     }
 
     /// Carries out control messages.
@@ -69,6 +74,10 @@ impl Session {
                     self.hang_up(id, &Error::hung_up());
                     continue;
                 }
+                Ok(Command::Reject(why)) => match self.reject(id, &why) {
+                    Ok(()) => continue,
+                    Err(error) => Err((control, error)),
+                },
                 Ok(Command::Connect(target)) => self.connect(id, target, control),
                 Ok(Command::Announce(address)) => self.announce(id, address, control),
                 Ok(Command::CloseWrite) => self.close_write(id, control),
@@ -279,6 +288,29 @@ impl Session {
                 self.ask_to_bind(id, address);
             }
             _ => {}
+        }
+    }
+
+    /// Refuses the call that waits longest, or ends one that was taken.
+    fn reject(&mut self, id: ClientId, why: &str) -> Result<(), Error> {
+        let client = self.clients.get(id)?;
+        let protocol = client.protocol;
+        match client.state() {
+            ClientState::Listen => {
+                let Some(call) = self.next_call(id) else {
+                    return Err(Error::bad_control(protocol, "no call waits"));
+                };
+                let why = if why.is_empty() { "rejected" } else { why };
+                self.refuse(call.channel.0, reason::CONNECT_FAILED, why);
+                Ok(())
+            }
+            ClientState::Closed | ClientState::Dialing => {
+                Err(Error::bad_control(protocol, "there is nothing to reject"))
+            }
+            _ => {
+                self.hang_up(id, &Error::hung_up());
+                Ok(())
+            }
         }
     }
 
@@ -517,7 +549,7 @@ impl Session {
             State::Listen(_) | State::Established(_) | State::Finished(_) => {}
         }
         match client.enter(State::Closed, self.now) {
-            State::Listen(listener) => self.end_listener(listener, error),
+            State::Listen(listener) => self.end_listener(id, listener, error),
             State::Established(c) => {
                 client.state = State::Teardown(c.channel);
                 self.end_conversation(id, c, error);
@@ -529,8 +561,8 @@ impl Session {
         }
     }
 
-    fn end_listener(&mut self, listener: Listener, error: &Error) {
-        self.listeners.remove(&listener.address);
+    fn end_listener(&mut self, id: ClientId, listener: Listener, error: &Error) {
+        self.forget_listener(id, &listener.address);
         if matches!(listener.bound, Bound::Yes) {
             self.ask_to_cancel(&listener.address);
         }
@@ -546,7 +578,7 @@ impl Session {
         self.channels.set(c.channel, Channel::Closing { owner: Some(id) });
         Self::drop_inbox(&mut self.pool, &mut c.inbox, &mut c.receive);
         self.queued = self.queued.saturating_sub(c.unsent);
-        self.unacknowledged = self.unacknowledged.saturating_sub(c.send.unacknowledged());
+        self.leave_turn(id, &mut c);
         self.end_requests(c.inbox.reads.into_iter().map(|(request, _)| request), error);
         self.end_requests(c.writes.into_iter().map(|write| write.request), error);
         if let Outgoing::Ending(control) = c.outgoing {
