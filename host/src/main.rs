@@ -1,6 +1,7 @@
 //! `sshnet-host`: the TCP stack of a host reached by ssh, as files.
 
 use std::fmt::Display;
+use std::io::IsTerminal;
 
 use sshnet_host::args::{self, Action};
 use sshnet_host::notice::notice;
@@ -72,6 +73,7 @@ fn log(messages: bool) {
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .without_time()
         .compact()
