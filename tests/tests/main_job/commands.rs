@@ -75,7 +75,11 @@ fn a_dial_that_is_refused_says_why_and_exits_with_1(kind: Kind) {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("nosuch"), "{said}");
-    for bad in ["127.0.0.1!70000", "nonsense", ""] {
+    let output = run(&mut world.command(&["dial", "127.0.0.1!70000"]), b"");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("port 70000 is not in 0 to 65535"), "{said}");
+    for bad in ["nonsense", "", "127.0.0.1!", "!7"] {
         let output = run(&mut world.command(&["dial", bad]), b"");
         assert_eq!(output.status.code(), Some(2), "{bad:?}");
         assert!(!output.stderr.is_empty());
