@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`subject`] | the engine under test: the component and the native library, call by call the same |
 //! | [`ledger`] | what must hold in every test: one completion per request, windows kept, nothing after CLOSE |
-//! | [`bench`] | a subject with its ledger, and a peer's and a user's most common moves |
+//! | [`mod@bench`] | a subject with its ledger, and a peer's and a user's most common moves |
 //! | [`peer`] | messages and effects in a form that can be compared and printed |
 //! | [`world`] | the program `sshnet-host`, run for a test, and what is around it |
 //! | [`sshd`] | an sshd of a test's own |

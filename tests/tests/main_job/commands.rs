@@ -101,8 +101,7 @@ fn listen_runs_a_command_for_each_call(kind: Kind) {
     stderr.read_line(&mut line).expect("it says where it listens");
     let port: u16 = line
         .split(|c: char| !c.is_ascii_digit())
-        .filter(|digits| !digits.is_empty())
-        .next_back()
+        .rfind(|digits| !digits.is_empty())
         .and_then(|digits| digits.parse().ok())
         .unwrap_or_else(|| panic!("no port in {line:?}"));
     let mut calls: Vec<TcpStream> = (0..5)
