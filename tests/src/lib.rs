@@ -4,8 +4,11 @@
 //! |---|---|
 //! | [`subject`] | the engine under test: the component and the native library, call by call the same |
 //! | [`ledger`] | what must hold in every test: one completion per request, windows kept, nothing after CLOSE |
-//! | [`bench`] | a subject with its ledger, and a peer's and a user's most common moves |
+//! | [`mod@bench`] | a subject with its ledger, and a peer's and a user's most common moves |
 //! | [`peer`] | messages and effects in a form that can be compared and printed |
+//! | [`world`] | the program `sshnet-host`, run for a test, and what is around it |
+//! | [`sshd`] | an sshd of a test's own |
+//! | [`ninep`] | a 9P client by raw frames, in three dialects |
 //!
 //! The tests themselves are in `tests/`, one file per behaviour. They are named
 //! as claims; a comment says which rule of RFC 4254 a test holds the engine to
@@ -14,5 +17,8 @@
 
 pub mod bench;
 pub mod ledger;
+pub mod ninep;
 pub mod peer;
+pub mod sshd;
 pub mod subject;
+pub mod world;
