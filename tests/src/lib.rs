@@ -6,6 +6,7 @@
 //! | [`ledger`] | what must hold in every test: one completion per request, windows kept, nothing after CLOSE |
 //! | [`bench`] | a subject with its ledger, and a peer's and a user's most common moves |
 //! | [`peer`] | messages and effects in a form that can be compared and printed |
+//! | [`sim`] | the simulator: a world from a seed, and the oracle that judges it |
 //!
 //! The tests themselves are in `tests/`, one file per behaviour. They are named
 //! as claims; a comment says which rule of RFC 4254 a test holds the engine to
@@ -15,4 +16,5 @@
 pub mod bench;
 pub mod ledger;
 pub mod peer;
+pub mod sim;
 pub mod subject;
