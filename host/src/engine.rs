@@ -173,8 +173,11 @@ impl Core {
     }
 }
 
+/// wasmtime explains at length; the words go onto one line of an error.
 fn unfit(error: wasmtime::Error) -> EngineError {
-    EngineError::Unfit(format!("{error:#}"))
+    let text = format!("{error:#}");
+    let words: Vec<&str> = text.split_whitespace().collect();
+    EngineError::Unfit(words.join(" "))
 }
 
 fn trap(error: wasmtime::Error) -> EngineError {

@@ -1,4 +1,23 @@
-//! The parts of `sshnet-host` (skeleton; being written).
+//! The parts of `sshnet-host`: the TCP stack of a host reached by ssh, as files.
+//!
+//! ```text
+//! commands, serve -> ninep -> tree -> driver -> engine (the component)
+//!                                        |
+//!                                        +----> pipe -> ssh -> the far host
+//! ```
+//!
+//! Each part knows those below it and nothing else.
+
+pub mod args;
+pub mod commands;
 pub mod driver;
 pub mod engine;
+pub mod ninep;
+pub mod notice;
 pub mod pipe;
+pub mod runtime;
+pub mod serve;
+pub mod services;
+pub mod signals;
+pub mod sys;
+pub mod tree;

@@ -1,2 +1,81 @@
-//! x
-fn main() {}
+//! `sshnet-host`: the TCP stack of a host reached by ssh, as files.
+
+use std::fmt::Display;
+
+use sshnet_host::args::{self, Action};
+use sshnet_host::notice::notice;
+use sshnet_host::{commands, runtime, serve, sys};
+use tracing_subscriber::EnvFilter;
+
+fn main() {
+    let status = match args::parse(std::env::args_os()) {
+        Ok(action) => run(action),
+        Err(error) => error.print(),
+    };
+    // A read of stdin may never end: nobody waits for its thread.
+    std::process::exit(status.into());
+}
+
+fn run(action: Action) -> u8 {
+    // Before anything else is opened.
+    let ready = match &action {
+        Action::Serve(args::Serve { ready_fd: Some(number), .. }) => {
+            match sys::take_inherited(*number) {
+                Ok(fd) => Some(fd),
+                Err(error) => {
+                    notice(format_args!("--ready-fd {number}: {error}"));
+                    return 2;
+                }
+            }
+        }
+        _ => None,
+    };
+    log(matches!(action, Action::Serve(args::Serve { debug: true, .. })));
+    let runtime = match runtime::build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(format_args!("cannot start: {error}")),
+    };
+    let ended = runtime.block_on(async {
+        match action {
+            Action::Serve(options) => {
+                serve::run(options, ready).await.map_err(|error| error.to_string())
+            }
+            Action::Dial { service, target } => {
+                commands::dial::run(service, target).await.map_err(|error| error.to_string())
+            }
+            Action::Listen { service, address, command } => {
+                commands::listen::run(service, address, command)
+                    .await
+                    .map_err(|error| error.to_string())
+            }
+            Action::Demo => commands::demo::run().await.map_err(|error| error.to_string()),
+        }
+    });
+    match ended {
+        Ok(()) => 0,
+        Err(error) => failed(error),
+    }
+}
+
+fn failed(error: impl Display) -> u8 {
+    notice(error);
+    1
+}
+
+/// Logs to stderr what `RUST_LOG` asks for, or warnings; and with `messages` every
+/// 9P message.
+fn log(messages: bool) {
+    let mut filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    if messages && let Ok(directive) = "sshnet::ninep=debug".parse() {
+        filter = filter.add_directive(directive);
+    }
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .compact()
+        .finish();
+    // Fails where there is one already, and there is none.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+}

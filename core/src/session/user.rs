@@ -74,6 +74,10 @@ impl Session {
                     self.hang_up(id, &Error::hung_up());
                     continue;
                 }
+                Ok(Command::Reject(why)) => match self.reject(id, &why) {
+                    Ok(()) => continue,
+                    Err(error) => Err((control, error)),
+                },
                 Ok(Command::Connect(target)) => self.connect(id, target, control),
                 Ok(Command::Announce(address)) => self.announce(id, address, control),
                 Ok(Command::CloseWrite) => self.close_write(id, control),
@@ -284,6 +288,29 @@ impl Session {
                 self.ask_to_bind(id, address);
             }
             _ => {}
+        }
+    }
+
+    /// Refuses the call that waits longest, or ends one that was taken.
+    fn reject(&mut self, id: ClientId, why: &str) -> Result<(), Error> {
+        let client = self.clients.get(id)?;
+        let protocol = client.protocol;
+        match client.state() {
+            ClientState::Listen => {
+                let Some(call) = self.next_call(id) else {
+                    return Err(Error::bad_control(protocol, "no call waits"));
+                };
+                let why = if why.is_empty() { "rejected" } else { why };
+                self.refuse(call.channel.0, reason::CONNECT_FAILED, why);
+                Ok(())
+            }
+            ClientState::Closed | ClientState::Dialing => {
+                Err(Error::bad_control(protocol, "there is nothing to reject"))
+            }
+            _ => {
+                self.hang_up(id, &Error::hung_up());
+                Ok(())
+            }
         }
     }
 

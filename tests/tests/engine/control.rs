@@ -1,9 +1,9 @@
 //! `ctl`: lines, words, and what is not one (ip(3)).
 
-use sshnet_core::message::Message;
+use sshnet_core::message::{Message, reason};
 use sshnet_core::{ClientState, ErrorCode, TextFile};
 use sshnet_tests::bench::Bench;
-use sshnet_tests::peer::{direct, done, error, exactly, failed, send, sent};
+use sshnet_tests::peer::{call, direct, done, error, exactly, failed, refusal, send, sent};
 
 /// ip(3): `echo -n` and `echo` both work; blanks and tabs separate words.
 #[test]
@@ -99,7 +99,7 @@ fn what_makes_no_sense_is_bad_or_inappropriate() {
         ("connect", "connect needs host!port"),
         ("announce", "announce needs address!port"),
         ("connect h", "h is not host!port"),
-        ("connect h!7 8 9", "connect does not take 8"),
+        ("connect h!7 8 9", "connect does not take 9"),
         ("hangup now", "hangup does not take now"),
         ("closewrite 1", "closewrite does not take 1"),
         ("CONNECT h!7", "CONNECT"),
@@ -184,5 +184,71 @@ fn hangup_is_no_error_in_any_state() {
     );
     assert_eq!(s.state(line.id), ClientState::Teardown);
     exactly(&s.control(3, line.id, "hangup"), [done(3)]);
+    assert_eq!(s.state(line.id), ClientState::Teardown);
+}
+
+/// ip(3)'s and dial(2)'s messages that have no meaning over ssh do no harm.
+#[test]
+fn messages_without_meaning_here_are_taken_and_change_nothing() {
+    let mut s = Bench::new();
+    let id = s.client();
+    for text in ["accept 3", "keepalive", "keepalive 5000\n", "accept"] {
+        exactly(&s.control(1, id, text), [done(1)]);
+        assert_eq!(s.state(id), ClientState::Closed);
+    }
+    for (text, why) in [
+        ("keepalive often", "keepalive takes milliseconds"),
+        ("bind 7000", "the far side picks the local address"),
+        ("reject", "there is nothing to reject"),
+        ("connect h!7 70000", "port 70000 is not in 0 to 65535"),
+    ] {
+        let expected = format!("bad or inappropriate tcp control message: {why}");
+        let effects = s.control(1, id, text);
+        exactly(&effects, [failed(1, ErrorCode::InvalidArgument, &expected)]);
+    }
+}
+
+/// `connect host!port!r localport` (ip(3)) dials; where it calls from is for the
+/// far side to pick (sshnet.c refused it: defect 35).
+#[test]
+fn a_local_port_behind_connect_is_accepted() {
+    for text in ["connect h!7 8000", "connect h!7!r", "connect h!7!r 0"] {
+        let mut s = Bench::new();
+        let id = s.client();
+        s.control(1, id, text);
+        assert_eq!(s.state(id), ClientState::Dialing, "{text}");
+        assert_eq!(s.info(id).remote, "h!7");
+    }
+}
+
+/// `reject` on an announced client refuses the call that waits longest, with the
+/// reason given; it was never confirmed.
+#[test]
+fn reject_refuses_the_call_that_waits_longest() {
+    let mut s = Bench::new();
+    let id = s.announce("*!99");
+    s.hear(call(70, "", 99));
+    s.hear(call(71, "", 99));
+    s.hear(call(72, "", 99));
+    let why = "not today";
+    let effects = s.control(1, id, "reject 0 not today");
+    exactly(&effects, [send(refusal(70, reason::CONNECT_FAILED, why)), done(1)]);
+    let effects = s.control(1, id, "reject");
+    exactly(&effects, [send(refusal(71, reason::CONNECT_FAILED, "rejected")), done(1)]);
+    assert_eq!(s.info(id).calls, 1);
+    s.control(1, id, "reject");
+    let effects = s.control(1, id, "reject");
+    let expected = "bad or inappropriate tcp control message: no call waits";
+    exactly(&effects, [failed(1, ErrorCode::InvalidArgument, expected)]);
+    assert_eq!(s.state(id), ClientState::Listen);
+}
+
+/// `reject` on a call that was taken ends it.
+#[test]
+fn reject_ends_a_call_that_was_taken() {
+    let mut s = Bench::new();
+    let line = s.dial();
+    let effects = s.control(9, line.id, "reject 1 no");
+    exactly(&effects, [send(Message::Close { recipient: line.theirs }), done(9)]);
     assert_eq!(s.state(line.id), ClientState::Teardown);
 }

@@ -1,0 +1,464 @@
+//! The command line: which words are ours, which are a command's, which are ssh's.
+//!
+//! Our own options come first, and clap reads them. From the first word that is
+//! none of them everything is ssh's, as it stands; [`ssh`] looks at it only to
+//! find the destination and to refuse what cannot work. A first word that is the
+//! name of a command is that command, unless `--` stands before it.
+
+pub mod address;
+pub mod ssh;
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use self::address::{Announced, Target};
+use self::ssh::Far;
+
+const USAGE: &str = "\
+sshnet-host [OPTIONS] [SSH OPTIONS] [USER@]HOST
+       sshnet-host dial [-s SERVICE] HOST!PORT
+       sshnet-host listen [-s SERVICE] ADDR!PORT COMMAND [ARG...]
+       sshnet-host demo";
+
+const ABOUT: &str = "\
+The TCP stack of a host that you reach by ssh, as files: dial from there and \
+take calls there, over one ssh connection.
+
+Without a command it connects to HOST by ssh and serves the file tree on a \
+private Unix socket, by 9P, until it is stopped.";
+
+const AFTER: &str = "\
+SSH OPTIONS
+From the first word that is not one of the options above, everything goes to \
+ssh as it stands: -p, -i, -J, -F, -o and so on, before or after HOST. Your \
+~/.ssh/config, agent, passwords and host key questions work as always. \
+Refused are options that cannot work here: -f -M -O -S -W -G -Q -V -s -P, and \
+those for other forwardings: -L -R -D -w. Forwardings in ~/.ssh/config have no \
+effect. '--' ends our options, for a host that has the name of a command.
+
+EXAMPLES
+  sshnet-host demo                      see it work, on this machine alone
+  sshnet-host glenda@example.com        serve example.com's TCP stack
+  sshnet-host -s work -p 2222 gateway   call the service 'work'; ssh port 2222
+  sshnet-host dial 10.0.0.7!80          from there to port 80 of 10.0.0.7
+  sshnet-host listen '*!8080' cat       take calls there, and echo
+
+EXIT STATUS
+  0  it was stopped, or did what it was asked
+  1  it failed; the last line on stderr says why
+  2  the command line makes no sense";
+
+const DIAL_AFTER: &str = "\
+It ends when the far side ends the connection. When stdin ends, that \
+direction is closed and the other goes on.
+
+EXAMPLES
+  printf 'GET / HTTP/1.0\\r\\n\\r\\n' | sshnet-host dial intranet!80
+  ssh -o ProxyCommand='sshnet-host dial %h!%p' inner";
+
+const LISTEN_AFTER: &str = "\
+ADDR is an address of the far host, or * for all. Which ones may be bound is \
+up to its sshd (GatewayPorts in sshd_config). Port 0 is one that it picks. \
+The address is printed on stderr. COMMAND finds both ends of its call in \
+SSHNET_LOCAL and SSHNET_REMOTE. A call ends when its COMMAND has ended and \
+its output is sent.
+
+EXAMPLES
+  sshnet-host listen 127.0.0.1!7 cat
+  sshnet-host listen '*!8080' sh -c 'echo you are $SSHNET_REMOTE'";
+
+const DIAL_USAGE: &str = "sshnet-host dial [-s SERVICE] HOST!PORT";
+const LISTEN_USAGE: &str = "sshnet-host listen [-s SERVICE] ADDR!PORT COMMAND [ARG...]";
+
+/// What clap reads.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sshnet-host",
+    version,
+    about = ABOUT,
+    override_usage = USAGE,
+    after_help = AFTER,
+    max_term_width = 80,
+    disable_help_subcommand = true,
+    disable_version_flag = true
+)]
+struct CommandLine {
+    /// Name of the service: its socket is NAME in a private directory, or NAME
+    /// itself if there is a '/' in it. Without it: the name of the host.
+    #[arg(short, value_name = "NAME")]
+    service: Option<OsString>,
+
+    #[command(flatten)]
+    serving: Serving,
+
+    /// Print the version.
+    #[arg(long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
+
+    #[command(subcommand)]
+    command: Option<Subcommands>,
+}
+
+/// Options that only serving has.
+#[derive(Args, Debug)]
+struct Serving {
+    /// Where the tree will be: what the file cs answers with.
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_PREFIX, value_parser = prefix)]
+    prefix: String,
+
+    /// Log every 9P message to stderr.
+    #[arg(short = 'D')]
+    debug: bool,
+
+    /// Use the engine in this file, a WebAssembly component of the world
+    /// sshnet:core/core, in place of the one built in.
+    #[arg(long, value_name = "FILE")]
+    core: Option<PathBuf>,
+
+    /// Close file descriptor N once the service is up, for scripts.
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    ready_fd: Option<i32>,
+
+    /// Show who calls, in 'remote', for announced ports. Costs: a refused
+    /// announcement is not noticed, a port is not free while its calls last.
+    #[arg(long)]
+    caller_address: bool,
+
+    /// What leads to the far side. 'loopback' is this machine as its own far
+    /// side, for trying things out; it takes no HOST.
+    #[arg(long, value_name = "KIND", value_enum, default_value_t = Kind::Openssh)]
+    pipe: Kind,
+}
+
+const DEFAULT_PREFIX: &str = "/net";
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Kind {
+    Openssh,
+    Loopback,
+}
+
+#[derive(Debug, Subcommand)]
+enum Subcommands {
+    /// Connect stdin and stdout to a TCP service, dialled from the far host.
+    #[command(after_help = DIAL_AFTER, override_usage = DIAL_USAGE)]
+    Dial {
+        #[command(flatten)]
+        using: Using,
+        /// HOST!PORT, tcp!HOST!PORT, HOST:PORT or [IPV6]:PORT. PORT is a number or
+        /// a name of /etc/services.
+        #[arg(value_parser = address::target, value_name = "HOST!PORT")]
+        target: Target,
+    },
+    /// Take calls at the far host: one COMMAND for each, with the connection as
+    /// its stdin and stdout.
+    #[command(after_help = LISTEN_AFTER, override_usage = LISTEN_USAGE)]
+    Listen {
+        #[command(flatten)]
+        using: Using,
+        /// ADDR!PORT, ADDR:PORT, or PORT alone for all addresses.
+        #[arg(value_parser = address::announced, value_name = "ADDR!PORT")]
+        address: Announced,
+        /// What to run, and its arguments.
+        #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+        command: Vec<OsString>,
+    },
+    /// Show the whole thing at work on this machine alone: no ssh, no root, no
+    /// set-up.
+    Demo,
+}
+
+/// The option of commands that use a service.
+#[derive(Args, Debug)]
+struct Using {
+    /// The service to use. Without it: the one that is up; if there are several,
+    /// they are listed.
+    #[arg(short, value_name = "SERVICE")]
+    service: Option<OsString>,
+}
+
+/// What is to be done.
+#[derive(Debug, Eq, PartialEq)]
+pub enum Action {
+    /// Serve a far side.
+    Serve(Serve),
+    /// Connect stdin and stdout to a far service.
+    Dial {
+        /// By which service; `None`: the one that is up.
+        service: Option<OsString>,
+        /// Where to.
+        target: Target,
+    },
+    /// Take calls at the far side.
+    Listen {
+        /// By which service; `None`: the one that is up.
+        service: Option<OsString>,
+        /// Where.
+        address: Announced,
+        /// What to run for each call.
+        command: Vec<OsString>,
+    },
+    /// Show it at work.
+    Demo,
+}
+
+/// How to serve.
+#[derive(Debug, Eq, PartialEq)]
+pub struct Serve {
+    /// The service's name; a path if there is a `/` in it.
+    pub service: OsString,
+    /// What `cs` puts before its answers.
+    pub prefix: String,
+    /// Whether to log every 9P message.
+    pub debug: bool,
+    /// The component to use; `None`: the one built in.
+    pub core: Option<PathBuf>,
+    /// What to close when the service is up.
+    pub ready_fd: Option<i32>,
+    /// What leads to the far side.
+    pub pipe: Pipe,
+}
+
+/// What leads to the far side.
+#[derive(Debug, Eq, PartialEq)]
+pub enum Pipe {
+    /// ssh.
+    Openssh {
+        /// Its destination and options.
+        far: Far,
+        /// Whether calls are to come with their caller's address.
+        caller_address: bool,
+    },
+    /// This machine is its own far side.
+    Loopback,
+}
+
+/// A command line that makes no sense, or one that asks for help.
+#[derive(Debug)]
+pub struct UsageError {
+    text: String,
+    /// Whether the text is what was asked for.
+    help: bool,
+}
+
+impl UsageError {
+    fn new(what: impl std::fmt::Display) -> Self {
+        let text = wrapped(&format!("sshnet-host: {what}"));
+        Self { text: format!("{text}\nFor help: sshnet-host --help\n"), help: false }
+    }
+
+    /// Prints it where it belongs; answers with the exit status.
+    pub fn print(&self) -> u8 {
+        use std::io::Write;
+        // Where nobody listens there is nobody to tell.
+        if self.help {
+            let _ = std::io::stdout().write_all(self.text.as_bytes());
+            return 0;
+        }
+        let _ = std::io::stderr().write_all(self.text.as_bytes());
+        2
+    }
+}
+
+/// Text in lines of at most 80 columns, where its words are short enough.
+fn wrapped(text: &str) -> String {
+    const WIDTH: usize = 80;
+    let mut out = String::with_capacity(text.len());
+    for (number, line) in text.lines().enumerate() {
+        if number > 0 {
+            out.push('\n');
+        }
+        let mut column = 0;
+        for word in line.split(' ') {
+            let width = word.chars().count();
+            if column > 0 && column + 1 + width > WIDTH {
+                out.push('\n');
+                column = 0;
+            } else if column > 0 {
+                out.push(' ');
+                column += 1;
+            }
+            out.push_str(word);
+            column += width;
+        }
+    }
+    out
+}
+
+impl From<clap::Error> for UsageError {
+    fn from(error: clap::Error) -> Self {
+        let text = error.render().to_string();
+        match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Self { text, help: true },
+            _ => {
+                let text = text.strip_prefix("error: ").unwrap_or(&text);
+                // The usage that clap appends is longer than what was wrong.
+                let text = text.split("\n\nUsage:").next().unwrap_or(text);
+                Self::new(text.trim_end())
+            }
+        }
+    }
+}
+
+/// Reads a command line, the program's name included.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Action, UsageError> {
+    let mut words: Vec<OsString> = words.into_iter().collect();
+    if words.is_empty() {
+        words.push("sshnet-host".into());
+    }
+    let (mut ours, rest) = split(words);
+    let is_command = matches!(rest, Rest::Command(_));
+    let rest = match rest {
+        Rest::Command(words) => {
+            ours.extend(words);
+            Vec::new()
+        }
+        Rest::Ssh(words) => words,
+    };
+    let line = CommandLine::try_parse_from(ours)?;
+    match line.command {
+        Some(command) => {
+            if !line.serving.is_default() {
+                return Err(UsageError::new(
+                    "of the options before a command, only -s has a meaning; the others are for\n\
+                     serving (for a host that has a command's name: sshnet-host ... -- NAME)",
+                ));
+            }
+            action(command, line.service)
+        }
+        None if is_command => Err(UsageError::new("there is no command")),
+        None => serve(line.service, line.serving, rest).map(Action::Serve),
+    }
+}
+
+fn action(command: Subcommands, service: Option<OsString>) -> Result<Action, UsageError> {
+    Ok(match command {
+        Subcommands::Dial { using, target } => {
+            Action::Dial { service: using.service.or(service), target }
+        }
+        Subcommands::Listen { using, address, command } => {
+            Action::Listen { service: using.service.or(service), address, command }
+        }
+        Subcommands::Demo if service.is_some() => {
+            return Err(UsageError::new("demo takes no -s: it brings its own service"));
+        }
+        Subcommands::Demo => Action::Demo,
+    })
+}
+
+fn serve(
+    service: Option<OsString>,
+    serving: Serving,
+    rest: Vec<OsString>,
+) -> Result<Serve, UsageError> {
+    let Serving { prefix, debug, core, ready_fd, caller_address, pipe } = serving;
+    if let Some(fd) = ready_fd.filter(|fd| *fd < 3) {
+        return Err(UsageError::new(format_args!(
+            "--ready-fd {fd}: must be 3 or more (0 to 2 are stdin, stdout and stderr)"
+        )));
+    }
+    let (pipe, name) = match pipe {
+        Kind::Openssh => {
+            let far = ssh::read(rest).map_err(UsageError::new)?;
+            let name = far.host();
+            (Pipe::Openssh { far, caller_address }, name)
+        }
+        Kind::Loopback => {
+            if let Some(word) = rest.first() {
+                return Err(UsageError::new(format_args!(
+                    "'{}': --pipe loopback takes no host and no ssh options",
+                    word.display()
+                )));
+            }
+            if caller_address {
+                return Err(UsageError::new(
+                    "--caller-address is for ssh: the loopback always shows who calls",
+                ));
+            }
+            (Pipe::Loopback, "loopback".into())
+        }
+    };
+    Ok(Serve { service: service.unwrap_or(name), prefix, debug, core, ready_fd, pipe })
+}
+
+impl Serving {
+    fn is_default(&self) -> bool {
+        self.prefix == DEFAULT_PREFIX
+            && !self.debug
+            && self.core.is_none()
+            && self.ready_fd.is_none()
+            && !self.caller_address
+            && self.pipe == Kind::Openssh
+    }
+}
+
+/// What comes after our own options.
+enum Rest {
+    Command(Vec<OsString>),
+    Ssh(Vec<OsString>),
+}
+
+/// Splits off the words that are ours; the first is the program's name.
+fn split(words: Vec<OsString>) -> (Vec<OsString>, Rest) {
+    let mut ours = Vec::new();
+    let mut words = words.into_iter();
+    ours.extend(words.next());
+    while let Some(word) = words.next() {
+        match kind(&word) {
+            Word::Flag => ours.push(word),
+            Word::WithValue => {
+                ours.push(word);
+                ours.extend(words.next());
+            }
+            Word::End => return (ours, Rest::Ssh(words.collect())),
+            Word::Command => {
+                return (ours, Rest::Command(std::iter::once(word).chain(words).collect()));
+            }
+            Word::Other => {
+                return (ours, Rest::Ssh(std::iter::once(word).chain(words).collect()));
+            }
+        }
+    }
+    (ours, Rest::Ssh(Vec::new()))
+}
+
+enum Word {
+    /// Ours, and complete.
+    Flag,
+    /// Ours; its value is the next word.
+    WithValue,
+    /// `--`
+    End,
+    /// The name of a command.
+    Command,
+    Other,
+}
+
+fn kind(word: &OsStr) -> Word {
+    match word.as_bytes() {
+        b"--" => Word::End,
+        b"-s" | b"--prefix" | b"--core" | b"--ready-fd" | b"--pipe" => Word::WithValue,
+        b"-D" | b"-h" => Word::Flag,
+        // Of long options ssh has none: clap says what is wrong with this one.
+        [b'-', b'-', ..] | [b'-', b's', ..] => Word::Flag,
+        b"dial" | b"listen" | b"demo" => Word::Command,
+        _ => Word::Other,
+    }
+}
+
+fn prefix(text: &str) -> Result<String, String> {
+    if !text.starts_with('/') {
+        return Err("it must start with '/'".to_owned());
+    }
+    if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return Err("spaces and control characters would break the answers of cs".to_owned());
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+#[cfg(test)]
+mod tests;

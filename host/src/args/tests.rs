@@ -1,0 +1,228 @@
+//! Command lines: what is taken, and as what; what is refused, and why.
+
+use super::*;
+
+fn parsed(line: &str) -> Result<Action, UsageError> {
+    parse(std::iter::once("sshnet-host").chain(line.split_whitespace()).map(OsString::from))
+}
+
+fn served(line: &str) -> Serve {
+    match parsed(line) {
+        Ok(Action::Serve(serve)) => serve,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+/// ssh's options, its destination, the service's name.
+fn far(line: &str) -> (String, String, String) {
+    let serve = served(line);
+    let Pipe::Openssh { far, .. } = serve.pipe else { panic!("{line}") };
+    let options = far.options.join(OsStr::new(" ")).into_string().unwrap();
+    (options, far.destination.into_string().unwrap(), serve.service.into_string().unwrap())
+}
+
+fn refused(line: &str) -> String {
+    match parsed(line) {
+        Err(error) if !error.help => {
+            assert!(error.text.starts_with("sshnet-host: "), "{line}: {}", error.text);
+            for line in error.text.lines() {
+                assert!(line.chars().count() <= 80, "too wide: {line}");
+            }
+            error.text
+        }
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+#[test]
+fn from_the_first_word_that_is_not_ours_everything_is_sshs() {
+    for (line, options, destination, service) in [
+        ("host", "", "host", "host"),
+        ("glenda@host", "", "glenda@host", "host"),
+        ("-s web -p 2222 -o Foo=bar user@host", "-p 2222 -o Foo=bar", "user@host", "web"),
+        ("-sweb host", "", "host", "web"),
+        ("-p2222 host", "-p2222", "host", "host"),
+        ("-4v host", "-4v", "host", "host"),
+        ("-vp 22 host -i key -C", "-vp 22 -i key -C", "host", "host"),
+        ("-D -i -x host", "-i -x", "host", "host"),
+        ("-i demo host", "-i demo", "host", "host"),
+        ("-l dial host", "-l dial", "host", "host"),
+        ("-oProxyJump=a host", "-oProxyJump=a", "host", "host"),
+        ("-F none -J a,b host", "-F none -J a,b", "host", "host"),
+        ("-p 22 -- host", "-p 22", "host", "host"),
+        ("-- demo", "", "demo", "demo"),
+        ("-D -- dial", "", "dial", "dial"),
+        ("-- -p 22 listen", "-p 22", "listen", "listen"),
+        ("ssh://u@host:2222", "", "ssh://u@host:2222", "host"),
+        ("ssh://[::1]:22/", "", "ssh://[::1]:22/", "::1"),
+        ("u@v@host", "", "u@v@host", "host"),
+        ("::1", "", "::1", "::1"),
+        ("DOMAIN\\user@host", "", "DOMAIN\\user@host", "host"),
+    ] {
+        let expected = (options.to_owned(), destination.to_owned(), service.to_owned());
+        assert_eq!(far(line), expected, "{line}");
+    }
+}
+
+#[test]
+fn our_options_are_read() {
+    let serve = served("-D --prefix /n/far/ --core c.wasm --ready-fd 3 --caller-address host");
+    assert!(serve.debug);
+    assert_eq!(serve.prefix, "/n/far");
+    assert_eq!(serve.core, Some(PathBuf::from("c.wasm")));
+    assert_eq!(serve.ready_fd, Some(3));
+    assert!(matches!(serve.pipe, Pipe::Openssh { caller_address: true, .. }));
+    assert_eq!(served("--prefix=/x host").prefix, "/x");
+    assert_eq!(served("host").prefix, "/net");
+    let serve = served("--pipe loopback -s name");
+    assert_eq!((serve.pipe, serve.service), (Pipe::Loopback, "name".into()));
+    assert_eq!(served("--pipe=loopback").service, "loopback");
+    assert!(matches!(served("--pipe openssh host").pipe, Pipe::Openssh { .. }));
+}
+
+#[test]
+fn what_would_break_a_private_master_is_refused() {
+    for line in [
+        "-f host",
+        "-M host",
+        "-V",
+        "-G host",
+        "-S path host",
+        "-Spath host",
+        "-O check host",
+        "-W a:1 host",
+        "-Q cipher",
+        "-vf host",
+        "-vfN host",
+        "host -f",
+        "host -vM",
+        "-4V host",
+        "-p 22 -s web host",
+        "-P tag host",
+        "-L 1:a:1 host",
+        "-R1:a:1 host",
+        "-D1080 host",
+        "-w 0 host",
+        "-o ControlMaster=auto host",
+        "-oControlPath=x host",
+        "-o controlpersist=1 host",
+        "-vo ControlMaster=no host",
+        "-voControlMaster=no host",
+        "-o ForkAfterAuthentication=yes host",
+        "-o SessionType=none host",
+        "-o RemoteCommand=ls host",
+        "-o LocalForward=x host",
+        "host -o \"ControlPath\"=x",
+    ] {
+        let error = refused(line);
+        assert!(error.contains("ssh's option -"), "{line}: {error}");
+    }
+    let spaces = ["sshnet-host", "-o", " ControlMaster auto", "host"];
+    assert!(parse(spaces.into_iter().map(OsString::from)).is_err());
+    // Arguments are not options.
+    assert_eq!(far("-i -f host").0, "-i -f");
+    assert_eq!(far("-o ControlMasterless=1 host").0, "-o ControlMasterless=1");
+}
+
+#[test]
+fn a_line_that_makes_no_sense_is_refused() {
+    for (line, says) in [
+        ("", "the host is missing"),
+        ("-D", "the host is missing"),
+        ("-p 22", "the host is missing"),
+        ("--", "the host is missing"),
+        ("-p", "-p needs an argument"),
+        ("host ls", "a command for the far host"),
+        ("-D 8080 host", "-D takes no argument"),
+        ("-Z host", "unknown option -Z"),
+        ("-: host", "unknown option"),
+        ("--frobnicate host", "--frobnicate"),
+        ("-p 22 --core x host", "comes too late"),
+        ("-Zv host", "-Z (in '-Zv')"),
+        ("-s", "a value is required"),
+        ("--ready-fd x host", "invalid value"),
+        ("--ready-fd 2 host", "must be 3 or more"),
+        ("--ready-fd -1 host", "must be 3 or more"),
+        ("--prefix net host", "must start with '/'"),
+        ("--pipe carrier-pigeon host", "carrier-pigeon"),
+        ("--pipe loopback host", "takes no host"),
+        ("--pipe loopback --caller-address", "--caller-address"),
+        ("-- -- -oProxyCommand=x", "starts with '-'"),
+        ("-- -- -host", "starts with '-'"),
+        ("u@-host", "starts with '-'"),
+        ("ssh://-host", "starts with '-'"),
+        ("ssh://", "is empty"),
+        ("u@", "is empty"),
+        ("$(reboot)", "no host's name has"),
+        ("`id`@host", "no user's name has"),
+        ("--core x dial a!1", "only -s has a meaning"),
+        ("-s x demo", "demo takes no -s"),
+        ("demo x", "unexpected argument"),
+        ("dial", "HOST!PORT"),
+        ("dial a", "the port is missing"),
+        ("dial a!1 b", "unexpected argument"),
+        ("listen 80", "COMMAND"),
+        ("listen http cat", "the port is missing"),
+    ] {
+        let error = refused(line);
+        assert!(error.contains(says), "{line}: {error}");
+    }
+    assert!(parse(["sshnet-host".into(), "a\nb".into()]).is_err());
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    for line in ["--help", "-h", "--version", "dial --help", "listen -h", "demo --help"] {
+        let Err(help) = parsed(line) else { panic!("{line}") };
+        assert!(help.help, "{line}: {}", help.text);
+        for text in help.text.lines() {
+            assert!(text.chars().count() <= 80, "{line}: too wide: {text}");
+        }
+    }
+}
+
+#[test]
+fn commands_are_read() {
+    let target = |text| address::target(text).unwrap();
+    for line in ["dial h!80", "dial tcp!h!80", "dial h:80", "dial net!h!80", "dial [h]:80"] {
+        let dial = Action::Dial { service: None, target: target("h!80") };
+        assert_eq!(parsed(line).unwrap(), dial, "{line}");
+    }
+    for line in ["dial -s web h!80", "-s web dial h!80", "dial h!80 -s web"] {
+        let dial = Action::Dial { service: Some("web".into()), target: target("h!80") };
+        assert_eq!(parsed(line).unwrap(), dial, "{line}");
+    }
+    let listen = Action::Listen {
+        service: Some("w".into()),
+        address: address::announced("*!80").unwrap(),
+        command: ["grep", "-s", "-x", "--", "a"].map(OsString::from).to_vec(),
+    };
+    assert_eq!(parsed("listen -s w *!80 grep -s -x -- a").unwrap(), listen);
+    assert_eq!(parsed("demo").unwrap(), Action::Demo);
+}
+
+#[test]
+fn addresses_have_one_meaning_or_none() {
+    for (text, means) in [
+        ("::1!80", "::1!80"),
+        ("[::1]:80", "::1!80"),
+        ("[::1]!80", "::1!80"),
+        ("a.b:http", "a.b!http"),
+        ("tcp!*!80", "*!80"),
+        ("*:80", "*!80"),
+        ("80", "*!80"),
+        ("0", "*!0"),
+    ] {
+        assert_eq!(address::announced(text).unwrap().to_string(), means, "{text}");
+    }
+    for text in [
+        "", "!", "a!", "!80", ":80", "a:", "udp!a!80", "a!b!c!d", "::1:80", "[::1]", "[::1",
+        "a b!80", "a!8\n0", "[::1]80",
+    ] {
+        assert!(address::announced(text).is_err(), "{text}");
+        assert!(address::target(text).is_err(), "{text}");
+    }
+    for text in ["80", "*!80"] {
+        assert!(address::target(text).is_err(), "{text}");
+    }
+}

@@ -1,0 +1,67 @@
+//! `dial`: stdin and stdout to a TCP service, dialled from the far host.
+
+use std::ffi::OsString;
+use std::io;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::conversation::{Conversation, CopyError, receive, send};
+use super::{CommandError, Trying, connect};
+use crate::args::address::Target;
+
+/// The far side has ended its direction, and for so long nothing has come from
+/// stdin: then that was all.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// Ends when the far side has ended; also, and quietly, when nobody reads stdout.
+pub async fn run(service: Option<OsString>, target: Target) -> Result<(), CommandError> {
+    let client = connect(service).await?;
+    let what = || format!("cannot dial {target}");
+    let conversation = Conversation::new(&client).await.trying(what)?;
+    conversation.control(&format!("connect {target}")).await.trying(what)?;
+    let data = conversation.data(&client).await.trying(what)?;
+
+    let (patience, idle) = watch::channel(None);
+    let outgoing = async {
+        let sent = send(&data, tokio::io::stdin(), idle).await;
+        match sent {
+            // That the far side takes no more, and why, its own direction shows.
+            Err(CopyError::Far(_)) => Ok(()),
+            Err(CopyError::Near(error)) => {
+                Err(CommandError::System("cannot read stdin".to_owned(), error))
+            }
+            Ok(()) => {
+                let _ = conversation.control("closewrite").await;
+                Ok(())
+            }
+        }
+    };
+    let incoming = async {
+        let received = receive(&data, tokio::io::stdout()).await;
+        patience.send_replace(Some(IDLE));
+        match received {
+            Ok(()) => Ok(true),
+            Err(CopyError::Near(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            Err(CopyError::Near(error)) => {
+                Err(CommandError::System("cannot write to stdout".to_owned(), error))
+            }
+            Err(CopyError::Far(error)) => {
+                Err(CommandError::Refused(format!("the connection to {target} broke"), error))
+            }
+        }
+    };
+    tokio::pin!(outgoing, incoming);
+    let went_on = tokio::select! {
+        sent = &mut outgoing => {
+            sent?;
+            incoming.await?;
+            return Ok(());
+        }
+        received = &mut incoming => received?,
+    };
+    if went_on {
+        outgoing.await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,397 @@
+//! What a connection remembers: its fids, the tags of requests that are
+//! outstanding, and the replies that are to be sent.
+//!
+//! All of it is under one lock, which the callbacks of requests take, so it is
+//! never held while the tree is called. A tag leaves the table and its reply
+//! enters the outbox in one step: whoever finds a tag gone can rely on its reply
+//! being on its way before any that follows.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::io::Errno;
+use tokio::sync::Notify;
+
+use super::codec::{Dialect, Reply, read_header};
+use crate::driver::RequestId;
+use crate::tree::{Failure, Handle, Node};
+
+/// Bytes of replies that wait to be sent above which no message is read.
+const OUTBOX_FULL: usize = 4 << 20;
+/// Bytes that all reads of a connection may ask for at once.
+pub(super) const READS_MAX: u32 = 8 << 20;
+/// What a read may always ask for.
+pub(super) const READ_MIN: u32 = 512;
+/// Bytes of a connection's writes that may wait.
+pub(super) const WRITES_MAX: u32 = 64 << 20;
+/// Fids of a connection.
+pub(super) const FIDS_MAX: usize = 65_536;
+/// Requests of a connection that may be outstanding.
+pub(super) const TAGS_MAX: usize = 8_192;
+/// Replies that are written at once.
+const BATCH_FRAMES: usize = 256;
+/// Bytes of replies above which a batch takes no more.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// A connection's state, for its tasks and for callbacks.
+pub(super) struct Shared {
+    state: Mutex<State>,
+    /// There is a reply to be sent, or there will be none any more.
+    filled: Notify,
+    /// Replies were sent.
+    drained: Notify,
+}
+
+/// See the module.
+pub(super) struct State {
+    pub(super) fids: HashMap<u32, Fid>,
+    tags: HashMap<u16, Tag>,
+    /// Tells a tag's users apart: a request that was dropped by a Tversion must
+    /// not answer for one made later.
+    last_serial: u64,
+    /// Opened for a fid that was gone by then; to be closed by who took it away.
+    orphans: Vec<Handle>,
+    reading: u32,
+    writing: u32,
+    outbox: VecDeque<Frame>,
+    outbox_bytes: usize,
+    closed: bool,
+}
+
+/// A fid: a file, and perhaps an open one.
+pub(super) struct Fid {
+    pub(super) node: Node,
+    pub(super) open: Open,
+    /// Where the next read of the directory starts: the only offset it may have
+    /// besides 0, and the cookie of the last entry before it.
+    pub(super) cursor: (u64, u64),
+}
+
+impl Fid {
+    pub(super) fn new(node: Node) -> Self {
+        Self { node, open: Open::No, cursor: (0, 0) }
+    }
+}
+
+/// Whether a fid is open.
+pub(super) enum Open {
+    No,
+    /// By this request.
+    Opening(u64),
+    Yes(Arc<Handle>),
+}
+
+/// A request that is outstanding.
+struct Tag {
+    serial: u64,
+    fid: u32,
+    /// `None` until the tree has answered with it.
+    request: Option<RequestId>,
+    cost: Cost,
+    /// There is a Tflush for it: if it had no effect, it is not answered.
+    flushed: bool,
+}
+
+/// What a request counts against.
+#[derive(Clone, Copy)]
+pub(super) enum Cost {
+    Nothing,
+    Read(u32),
+    Write(u32),
+}
+
+/// A reply as it will be written.
+pub(super) struct Frame {
+    head: Head,
+    payload: Vec<u8>,
+    pub(super) dialect: Dialect,
+}
+
+enum Head {
+    Whole(Vec<u8>),
+    /// An Rread's, so that its payload stays where the engine put it.
+    Read([u8; 11]),
+}
+
+impl Frame {
+    pub(super) fn new(tag: u16, reply: &Reply<'_>, dialect: Dialect) -> Self {
+        Self::whole(reply.encode(tag, dialect), dialect)
+    }
+
+    pub(super) fn whole(frame: Vec<u8>, dialect: Dialect) -> Self {
+        Self { head: Head::Whole(frame), payload: Vec::new(), dialect }
+    }
+
+    pub(super) fn read(tag: u16, payload: Vec<u8>, dialect: Dialect) -> Self {
+        Self { head: Head::Read(read_header(tag, payload.len())), payload, dialect }
+    }
+
+    pub(super) fn failure(tag: u16, failure: &Failure, dialect: Dialect) -> Self {
+        let errno = u32::try_from(failure.errno().raw_os_error()).unwrap_or(5);
+        let reply = Reply::Error { ename: failure.text().as_bytes(), errno };
+        Self::new(tag, &reply, dialect)
+    }
+
+    pub(super) fn head(&self) -> &[u8] {
+        match &self.head {
+            Head::Whole(frame) => frame,
+            Head::Read(header) => header,
+        }
+    }
+
+    pub(super) fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.head().len() + self.payload.len()
+    }
+}
+
+impl Shared {
+    pub(super) fn new() -> Self {
+        Self {
+            state: Mutex::new(State {
+                fids: HashMap::new(),
+                tags: HashMap::new(),
+                last_serial: 0,
+                orphans: Vec::new(),
+                reading: 0,
+                writing: 0,
+                outbox: VecDeque::new(),
+                outbox_bytes: 0,
+                closed: false,
+            }),
+            filled: Notify::new(),
+            drained: Notify::new(),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics between two changes that belong together.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a reply to a request that never was outstanding.
+    pub(super) fn send(&self, frame: Frame) {
+        self.lock().push(frame);
+        self.filled.notify_one();
+    }
+
+    /// Notes the tree's name for a request, unless it is over.
+    pub(super) fn started(&self, tag: u16, serial: u64, request: Option<RequestId>) {
+        if let (Some(request), Some(entry)) = (request, self.lock().tags.get_mut(&tag))
+            && entry.serial == serial
+        {
+            entry.request = Some(request);
+        }
+    }
+
+    /// Answers a request that was outstanding.
+    pub(super) fn complete(&self, tag: u16, serial: u64, frame: Result<Frame, (Failure, Dialect)>) {
+        {
+            let mut state = self.lock();
+            let Some(flushed) = state.take_tag(tag, serial) else { return };
+            match frame {
+                Ok(frame) => state.push(frame),
+                Err((failure, _)) if flushed && failure.errno() == Errno::INTR => return,
+                Err((failure, dialect)) => state.push(Frame::failure(tag, &failure, dialect)),
+            }
+        }
+        self.filled.notify_one();
+    }
+
+    /// Answers the request that was to open a fid, and could not.
+    pub(super) fn fail_open(
+        &self,
+        tag: u16,
+        serial: u64,
+        fid: u32,
+        failure: Failure,
+        dialect: Dialect,
+    ) {
+        if let Some(entry) = self.lock().fids.get_mut(&fid)
+            && matches!(entry.open, Open::Opening(by) if by == serial)
+        {
+            entry.open = Open::No;
+        }
+        self.complete(tag, serial, Err((failure, dialect)));
+    }
+
+    /// Answers the request that opened a fid. `frame` makes the reply.
+    pub(super) fn complete_open(
+        &self,
+        tag: u16,
+        serial: u64,
+        fid: u32,
+        handle: Handle,
+        frame: impl FnOnce(Node) -> Frame,
+    ) {
+        {
+            let mut state = self.lock();
+            let awaited = state.take_tag(tag, serial).is_some();
+            let node = handle.node();
+            match state.fids.get_mut(&fid) {
+                Some(entry) if matches!(entry.open, Open::Opening(by) if by == serial) => {
+                    entry.node = node;
+                    entry.open = Open::Yes(Arc::new(handle));
+                    state.push(frame(node));
+                }
+                _ => {
+                    state.orphans.push(handle);
+                    if !awaited {
+                        return;
+                    }
+                    // The fid was clunked while this was on its way.
+                    let frame = frame(node);
+                    state.push(Frame::failure(tag, &Failure::INTERRUPTED, frame.dialect));
+                }
+            }
+        }
+        self.filled.notify_one();
+    }
+
+    /// Lets the writer end when it has sent what is here.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.filled.notify_one();
+        self.drained.notify_one();
+    }
+
+    /// Waits until few enough replies wait to be sent.
+    pub(super) async fn room(&self) {
+        loop {
+            {
+                let state = self.lock();
+                if state.outbox_bytes <= OUTBOX_FULL || state.closed {
+                    return;
+                }
+            }
+            self.drained.notified().await;
+        }
+    }
+
+    /// Waits for replies and takes some; `false` if there will be none any more.
+    /// They count as waiting until [`Shared::replies_taken`].
+    pub(super) async fn take_replies(&self, frames: &mut Vec<Frame>) -> bool {
+        loop {
+            {
+                let mut state = self.lock();
+                let mut bytes = 0;
+                while bytes < BATCH_BYTES && frames.len() < BATCH_FRAMES {
+                    let Some(frame) = state.outbox.pop_front() else { break };
+                    bytes += frame.size();
+                    frames.push(frame);
+                }
+                if !frames.is_empty() {
+                    return true;
+                }
+                if state.closed {
+                    return false;
+                }
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// So many bytes of replies were sent.
+    pub(super) fn replies_taken(&self, bytes: usize) {
+        let below = {
+            let mut state = self.lock();
+            state.outbox_bytes -= bytes.min(state.outbox_bytes);
+            state.outbox_bytes <= OUTBOX_FULL
+        };
+        if below {
+            self.drained.notify_one();
+        }
+    }
+}
+
+impl State {
+    fn push(&mut self, frame: Frame) {
+        if !self.closed {
+            self.outbox_bytes += frame.size();
+            self.outbox.push_back(frame);
+        }
+    }
+
+    /// Whether a request with this tag is outstanding.
+    pub(super) fn is_outstanding(&self, tag: u16) -> bool {
+        self.tags.contains_key(&tag)
+    }
+
+    /// Requests that are outstanding.
+    pub(super) fn outstanding(&self) -> usize {
+        self.tags.len()
+    }
+
+    /// Enters a request that will be answered later, and answers with its serial.
+    pub(super) fn begin(&mut self, tag: u16, fid: u32, cost: Cost) -> u64 {
+        self.last_serial += 1;
+        let serial = self.last_serial;
+        match cost {
+            Cost::Nothing => {}
+            Cost::Read(count) => self.reading += count,
+            Cost::Write(count) => self.writing += count,
+        }
+        self.tags.insert(tag, Tag { serial, fid, request: None, cost, flushed: false });
+        serial
+    }
+
+    /// What a read may ask for: the less the more is asked for already, so that
+    /// a few readers get all they want and many still get something.
+    pub(super) fn read_count(&self, count: u32) -> u32 {
+        let left = READS_MAX.saturating_sub(self.reading);
+        count.min((left / 4).max(READ_MIN))
+    }
+
+    /// Whether so many bytes more may wait to be written.
+    pub(super) fn may_write(&self, count: u32) -> bool {
+        self.writing.saturating_add(count) <= WRITES_MAX
+    }
+
+    /// Marks a request as flushed; answers with what the tree calls it.
+    pub(super) fn flush(&mut self, tag: u16) -> Option<RequestId> {
+        let entry = self.tags.get_mut(&tag)?;
+        entry.flushed = true;
+        entry.request
+    }
+
+    /// The requests that are outstanding on a fid.
+    pub(super) fn requests_on(&self, fid: u32) -> Vec<RequestId> {
+        let tags = self.tags.values().filter(|tag| tag.fid == fid);
+        tags.filter_map(|tag| tag.request).collect()
+    }
+
+    /// Forgets every request and every fid; nothing of them is answered. What it
+    /// answers with is to be flushed and closed.
+    pub(super) fn reset(&mut self) -> (Vec<RequestId>, Vec<Arc<Handle>>) {
+        let tags = std::mem::take(&mut self.tags);
+        let fids = std::mem::take(&mut self.fids);
+        (self.reading, self.writing) = (0, 0);
+        let open = fids.into_values().filter_map(|fid| match fid.open {
+            Open::Yes(handle) => Some(handle),
+            Open::No | Open::Opening(_) => None,
+        });
+        (tags.into_values().filter_map(|tag| tag.request).collect(), open.collect())
+    }
+
+    /// The files that were opened for nobody.
+    pub(super) fn take_orphans(&mut self) -> Vec<Handle> {
+        std::mem::take(&mut self.orphans)
+    }
+
+    /// Ends a request: whether it was flushed, or `None` if it is over already.
+    fn take_tag(&mut self, tag: u16, serial: u64) -> Option<bool> {
+        if self.tags.get(&tag)?.serial != serial {
+            return None;
+        }
+        let entry = self.tags.remove(&tag)?;
+        match entry.cost {
+            Cost::Nothing => {}
+            Cost::Read(count) => self.reading -= count.min(self.reading),
+            Cost::Write(count) => self.writing -= count.min(self.writing),
+        }
+        Some(entry.flushed)
+    }
+}

@@ -1,0 +1,476 @@
+//! The private ssh master: its directory, its process, its words.
+//!
+//! The master is ours alone (ssh(1), ControlMaster in ssh_config(5)) and stays
+//! in the foreground, so that it can ask for passwords on the terminal and ends
+//! when we end. Knows nothing of what is said on its control socket beyond the
+//! greeting that shows that it is ready.
+
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::Options;
+use super::mux::{Control, MuxError};
+use crate::pipe::error::PipeError;
+use crate::sys;
+
+/// ssh binds the path with a dot and 16 random letters behind it, and a socket
+/// address holds 108 bytes with the zero at the end.
+const CONTROL_PATH: usize = 90;
+/// How much of its stderr is kept.
+const KEPT: usize = 8 << 10;
+/// How much of its last line goes into an error.
+const WORDS: usize = 400;
+/// How often a start looks whether the socket is there.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long a master may take to answer once its socket is there.
+const READY: Duration = Duration::from_secs(10);
+/// How long a master that was told to end may take for it.
+const END: Duration = Duration::from_secs(2);
+/// How long its last words are waited for; a ProxyCommand may hold its stderr.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// Neutralises whatever in the user's configuration would make the connection
+/// more than a carrier of channels. None is newer than OpenSSH 7.6.
+#[rustfmt::skip]
+const FIXED: &[&str] = &[
+    "-N",
+    "-n",
+    "-T",
+    "-x",
+    "-a",
+    "-o", "ControlMaster=yes",
+    "-o", "ControlPersist=no",
+    "-o", "ClearAllForwardings=yes",
+    "-o", "PermitLocalCommand=no",
+    "-o", "RemoteCommand=none",
+    "-o", "RequestTTY=no",
+    "-o", "EscapeChar=none",
+    "-o", "Tunnel=no",
+    "-o", "ServerAliveInterval=15",
+    "-o", "ServerAliveCountMax=3",
+    "-o", "ConnectTimeout=30",
+    "-o", "LogLevel=INFO",
+];
+
+/// A directory of our own that nobody else can look into, removed with this.
+#[derive(Debug)]
+pub(super) struct PrivateDir(PathBuf);
+
+impl PrivateDir {
+    /// Makes one below `$XDG_RUNTIME_DIR`, or in /tmp where that will not do.
+    fn new() -> io::Result<Self> {
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        Self::below(runtime.as_deref())
+    }
+
+    fn below(runtime: Option<&Path>) -> io::Result<Self> {
+        if let Some(runtime) = runtime.filter(|path| path.is_absolute()) {
+            match Self::runtime(runtime) {
+                Ok(dir) => return Ok(dir),
+                Err(error) => tracing::debug!("{}: {error}", runtime.display()),
+            }
+        }
+        Self::unused(Path::new("/tmp"), "sshnet-")
+    }
+
+    fn runtime(runtime: &Path) -> io::Result<Self> {
+        private(runtime)?;
+        let parent = runtime.join("sshnet");
+        match DirBuilder::new().mode(0o700).create(&parent) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => private(&parent)?,
+        }
+        Self::unused(&parent, &format!("{}-", std::process::id()))
+    }
+
+    /// Makes a directory of a name that nobody can foresee.
+    fn unused(parent: &Path, prefix: &str) -> io::Result<Self> {
+        let mut random = [0; 8];
+        fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
+        let path = parent.join(format!("{prefix}{:016x}", u64::from_ne_bytes(random)));
+        fit(&path)?;
+        // Fails where there is anything of that name.
+        DirBuilder::new().mode(0o700).create(&path)?;
+        let dir = Self(path);
+        private(&dir.0)?;
+        Ok(dir)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn control(&self) -> PathBuf {
+        control(&self.0)
+    }
+}
+
+impl Drop for PrivateDir {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            tracing::debug!("{}: {error}", self.0.display());
+        }
+    }
+}
+
+fn control(dir: &Path) -> PathBuf {
+    dir.join("m")
+}
+
+/// Whether the path is a directory that is ours and closed to all others.
+fn private(path: &Path) -> io::Result<()> {
+    let found = fs::symlink_metadata(path)?;
+    let own = found.uid() == rustix::process::geteuid().as_raw();
+    if found.is_dir() && own && found.mode() & 0o077 == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("{} is not private to this user", path.display())))
+    }
+}
+
+/// Whether ssh can have its socket in there, and takes the path as it stands.
+fn fit(dir: &Path) -> io::Result<()> {
+    let path = control(dir);
+    let bytes = path.as_os_str().as_bytes();
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"/._-+,:@=".contains(b);
+    if bytes.len() <= CONTROL_PATH && bytes.iter().all(plain) {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("{} will not do as a ControlPath", path.display())))
+    }
+}
+
+/// The last of ssh's stderr.
+#[derive(Debug, Default)]
+struct Words {
+    kept: Mutex<VecDeque<u8>>,
+    /// Nobody wants to see ssh's comment on the signal that we sent.
+    quiet: AtomicBool,
+}
+
+impl Words {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<u8>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, bytes: &[u8]) {
+        let mut kept = self.lock();
+        kept.extend(bytes);
+        let excess = kept.len().saturating_sub(KEPT);
+        kept.drain(..excess);
+    }
+
+    /// The last line, without what a terminal would act on.
+    fn last_line(&self) -> Option<String> {
+        let kept = self.lock().iter().copied().collect::<Vec<u8>>();
+        let text = String::from_utf8_lossy(&kept);
+        let line = text
+            .lines()
+            .map(str::trim)
+            .rfind(|line| !line.is_empty() && !line.starts_with("Warning: Permanently added"))?;
+        Some(line.chars().filter(|c| !c.is_control()).take(WORDS).collect())
+    }
+}
+
+/// The process, as its own thread and we see it.
+#[derive(Debug)]
+struct Process {
+    /// `None` once reaped; until then the number is surely its own.
+    child: Mutex<Option<(Child, Pid)>>,
+}
+
+impl Process {
+    fn lock(&self) -> MutexGuard<'_, Option<(Child, Pid)>> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some((_, pid)) = *self.lock() {
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    }
+}
+
+/// A running master. Dropping it tells it to end and removes its directory.
+#[derive(Debug)]
+pub(super) struct Master {
+    process: Arc<Process>,
+    exit: watch::Receiver<Option<ExitStatus>>,
+    words: Arc<Words>,
+    stderr: JoinHandle<()>,
+    dir: PrivateDir,
+}
+
+impl Master {
+    /// Starts ssh and waits until it is ready: with one connection in proxy mode
+    /// and one for requests.
+    pub(super) async fn start(options: &Options) -> Result<(Self, UnixStream, Control), PipeError> {
+        sys::raise_file_limit();
+        let dir = PrivateDir::new().map_err(PipeError::Directory)?;
+        let mut master = Self::spawn(options, dir).await?;
+        let path = master.dir.control();
+        // As long as it lives, it may be asking for a password.
+        while !path.exists() {
+            if timeout(LOOK, master.exited()).await.is_ok() {
+                return Err(master.ended().await);
+            }
+        }
+        let connect = async {
+            let proxy = Control::connect(&path).await?.proxy().await?;
+            let control = Control::connect(&path).await?;
+            Ok::<_, MuxError>((proxy, control))
+        };
+        let connected = tokio::select! {
+            _ = master.exit.wait_for(Option::is_some) => None,
+            connected = timeout(READY, connect) => Some(connected),
+        };
+        match connected {
+            Some(Ok(Ok((proxy, control)))) => {
+                // From here on other words count.
+                master.words.lock().clear();
+                Ok((master, proxy, control))
+            }
+            Some(Ok(Err(error))) => Err(master.broken(PipeError::Mux(error.to_string())).await),
+            Some(Err(_)) => {
+                let error = format!("no answer in {} seconds", READY.as_secs());
+                Err(PipeError::Mux(error))
+            }
+            None => Err(master.ended().await),
+        }
+    }
+
+    async fn spawn(options: &Options, dir: PrivateDir) -> Result<Self, PipeError> {
+        let failed = |error| PipeError::Run { program: options.program.clone(), error };
+        let mut command = Command::new(&options.program);
+        command
+            .arg("-M")
+            .arg("-S")
+            .arg(dir.control())
+            .args(FIXED)
+            .args(&options.options)
+            .args([OsStr::new("--"), &options.destination])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let (started, start) = oneshot::channel();
+        let (ended, exit) = watch::channel(None);
+        // ssh is to end when the thread that started it ends: so this one stays
+        // as long as ssh does.
+        let thread = std::thread::Builder::new().name("ssh".to_owned());
+        thread.spawn(move || run(&mut command, started, &ended)).map_err(failed)?;
+        let start = start.await.map_err(|_| failed(io::Error::other("its thread ended")))?;
+        let (process, stderr) = start.map_err(failed)?;
+        let stderr = tokio::process::ChildStderr::from_std(stderr).map_err(failed)?;
+        let words = Arc::new(Words::default());
+        let stderr = tokio::spawn(listen(stderr, Arc::clone(&words)));
+        Ok(Self { process, exit, words, stderr, dir })
+    }
+
+    /// The process, as long as it is one.
+    #[cfg(test)]
+    pub(super) fn pid(&self) -> Option<i32> {
+        self.process.lock().as_ref().map(|(_, pid)| pid.as_raw_nonzero().get())
+    }
+
+    /// Where other sockets may be put.
+    pub(super) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Where it takes more connections.
+    pub(super) fn control(&self) -> PathBuf {
+        self.dir.control()
+    }
+
+    /// Waits for its end.
+    pub(super) async fn exited(&mut self) {
+        // Fails where the thread is gone, and then so is ssh.
+        let _ = self.exit.wait_for(Option::is_some).await;
+    }
+
+    /// What it said when it ended.
+    pub(super) async fn ended(&mut self) -> PipeError {
+        self.exited().await;
+        if !self.stderr.is_finished() {
+            let _ = timeout(LAST_WORDS, &mut self.stderr).await;
+        }
+        let status = *self.exit.borrow();
+        let how = match status {
+            Some(status) => match (status.code(), status.signal()) {
+                (Some(code), _) => format!("exit status {code}"),
+                (None, Some(signal)) => format!("signal {signal}"),
+                (None, None) => status.to_string(),
+            },
+            None => "exit status unknown".to_owned(),
+        };
+        // One that goes to the background by the user's configuration leaves
+        // a child of its own behind.
+        if status.is_some_and(|status| status.success())
+            && let Ok(mut control) = Control::connect(&self.dir.control()).await
+        {
+            let _ = control.terminate().await;
+            let why = "it went to the background (ForkAfterAuthentication)";
+            return PipeError::Ended(why.to_owned());
+        }
+        PipeError::Ended(match self.words.last_line() {
+            Some(line) => format!("{line} ({how})"),
+            None => how,
+        })
+    }
+
+    /// Why a connection to it broke: most often because it ends.
+    pub(super) async fn broken(&mut self, error: PipeError) -> PipeError {
+        match timeout(END, self.exited()).await {
+            Ok(()) => self.ended().await,
+            Err(_) => error,
+        }
+    }
+
+    /// Ends it, before anybody closes a connection to it.
+    pub(super) async fn stop(&mut self) {
+        self.words.quiet.store(true, Ordering::Relaxed);
+        self.process.signal(Signal::TERM);
+        if timeout(END, self.exited()).await.is_err() {
+            self.process.signal(Signal::KILL);
+            self.exited().await;
+        }
+    }
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        self.stderr.abort();
+        self.words.quiet.store(true, Ordering::Relaxed);
+        if self.exit.borrow().is_some() {
+            return;
+        }
+        self.process.signal(Signal::TERM);
+        let process = Arc::clone(&self.process);
+        let kill = move || {
+            std::thread::sleep(END);
+            process.signal(Signal::KILL);
+        };
+        // Should the program end before that, the system sends the signal again.
+        let _ = std::thread::Builder::new().name("ssh end".to_owned()).spawn(kill);
+    }
+}
+
+/// Runs ssh to its end, in a thread of its own.
+fn run(
+    command: &mut Command,
+    started: oneshot::Sender<io::Result<(Arc<Process>, ChildStderr)>>,
+    ended: &watch::Sender<Option<ExitStatus>>,
+) {
+    let mut child = match sys::spawn_tied(command) {
+        Ok(child) => child,
+        Err(error) => {
+            let _ = started.send(Err(error));
+            return;
+        }
+    };
+    let pid = Pid::from_child(&child);
+    let stderr = child.stderr.take().ok_or_else(|| io::Error::other("no stderr"));
+    let process = Arc::new(Process { child: Mutex::new(Some((child, pid))) });
+    let told = started.send(stderr.map(|stderr| (Arc::clone(&process), stderr)));
+    if told.is_err() {
+        // Whoever started it is gone already.
+        process.signal(Signal::TERM);
+    }
+    sys::wait_unreaped(pid);
+    let reaped = process.lock().take().and_then(|(mut child, _)| child.wait().ok());
+    // Without a status it is an end all the same.
+    let _ = ended.send(Some(reaped.unwrap_or_default()));
+}
+
+/// Keeps what ssh says, and shows it to the user.
+async fn listen(mut stderr: tokio::process::ChildStderr, words: Arc<Words>) {
+    let mut buffer = [0; 1024];
+    let mut ours = tokio::io::stderr();
+    while let Ok(length @ 1..) = stderr.read(&mut buffer).await {
+        let said = buffer.get(..length).unwrap_or_default();
+        words.add(said);
+        if !words.quiet.load(Ordering::Relaxed) {
+            let _ = ours.write_all(said).await;
+            let _ = ours.flush().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch() -> tempfile::TempDir {
+        tempfile::Builder::new()
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .tempdir()
+            .unwrap()
+    }
+
+    #[test]
+    fn the_directory_is_private_and_goes_with_its_owner() {
+        let runtime = scratch();
+        let dir = PrivateDir::below(Some(runtime.path())).unwrap();
+        let path = dir.path().to_owned();
+        assert!(path.starts_with(runtime.path().join("sshnet")));
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
+        drop(dir);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_runtime_directory_that_will_not_do_is_passed_over() {
+        let open = scratch();
+        fs::set_permissions(open.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
+        let long = scratch();
+        let long_path = long.path().join("x".repeat(80));
+        DirBuilder::new().mode(0o700).create(&long_path).unwrap();
+        let link = scratch();
+        let linked = link.path().join("link");
+        std::os::unix::fs::symlink(long.path(), &linked).unwrap();
+        for runtime in [open.path(), &long_path, &linked, Path::new("relative")] {
+            let dir = PrivateDir::below(Some(runtime)).unwrap();
+            assert!(dir.path().starts_with("/tmp/"), "{}", dir.path().display());
+            assert!(!dir.path().starts_with(runtime));
+            assert!(dir.control().as_os_str().len() <= CONTROL_PATH);
+        }
+    }
+
+    #[test]
+    fn a_symlink_in_place_of_our_directory_is_not_followed() {
+        let (runtime, elsewhere) = (scratch(), scratch());
+        std::os::unix::fs::symlink(elsewhere.path(), runtime.path().join("sshnet")).unwrap();
+        let dir = PrivateDir::below(Some(runtime.path())).unwrap();
+        assert!(!dir.path().starts_with(runtime.path()));
+        assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_last_line_is_kept_and_is_safe_to_print() {
+        let words = Words::default();
+        assert_eq!(words.last_line(), None);
+        words.add(b"first\r\n\x1b[31mlast\x07\r\n\n");
+        assert_eq!(words.last_line().unwrap(), "[31mlast");
+        words.add(&vec![b'x'; 3 * KEPT]);
+        assert_eq!(words.lock().len(), KEPT);
+        assert_eq!(words.last_line().unwrap().len(), WORDS);
+    }
+}

@@ -1,0 +1,238 @@
+//! Serving: from a command line to a far side's tree on a socket, and the end of it.
+//!
+//! ```text
+//! socket bound -> core compiled -> pipe started -> "serving" -> signal: shut down
+//!                                                            -> pipe ended: fail
+//! ```
+//!
+//! The socket is bound first, so that a name in use is known before ssh asks for a
+//! password; whoever connects before the pipe is up waits. At the end the tree's
+//! users get their errors before the program goes.
+
+pub mod names;
+
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::Path;
+use std::pin::Pin;
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use crate::args;
+use crate::driver::Driver;
+use crate::engine::{Config, Core, Engine, EngineError, Sandbox};
+use crate::ninep;
+use crate::notice::notice;
+use crate::pipe::error::PipeError;
+use crate::pipe::{Link, loopback, openssh};
+use crate::services::{self, ServiceError};
+use crate::signals::Signals;
+use crate::tree::{Owner, Tree};
+
+/// A signal that comes so soon after the end of ssh has ended ssh, too: Ctrl-C
+/// goes to all processes of the terminal.
+const SAME_SIGNAL: Duration = Duration::from_millis(200);
+/// How long the users of the tree have to get their last errors.
+const LAST_ERRORS: Duration = Duration::from_millis(300);
+/// The same where nothing went wrong: the user waits for the prompt.
+const LAST_WORDS: Duration = Duration::from_millis(50);
+/// How long the far side may take to agree to the end of all conversations.
+const DRAIN: Duration = Duration::from_secs(1);
+/// How long the pipe may take to end after that.
+const END: Duration = Duration::from_secs(3);
+/// How long ssh has to give the terminal back when it is not needed any more.
+const TERMINAL: Duration = Duration::from_millis(100);
+
+/// Why serving failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The socket.
+    #[error("{0}")]
+    Service(#[from] ServiceError),
+    /// The component.
+    #[error("{0}")]
+    Engine(#[from] EngineError),
+    /// The component asks for something.
+    #[error(
+        "the core does not fit: it imports {0},\nand the world sshnet:core/core has no imports"
+    )]
+    Imports(String),
+    /// The pipe could not be started, or has ended.
+    #[error("{0}")]
+    Pipe(#[from] PipeError),
+    /// The engine gave up.
+    #[error("the session failed: {0}")]
+    Session(String),
+    /// The pipe ended without a reason.
+    #[error("the pipe ended")]
+    Ended,
+    /// A signal came too early.
+    #[error("stopped before it was up")]
+    Stopped,
+    /// The system would not do it.
+    #[error("{0}: {1}")]
+    System(&'static str, io::Error),
+}
+
+/// Serves until a signal comes (which is no error) or the pipe ends. Closes
+/// `ready` when the service is up.
+pub async fn run(options: args::Serve, ready: Option<OwnedFd>) -> Result<(), ServeError> {
+    let mut signals = Signals::new().map_err(|e| ServeError::System("cannot catch signals", e))?;
+    let (service, socket) = services::bind(&options.service)?;
+    let listener = listener(socket)?;
+    let engine = engine(options.core.as_deref(), &options.prefix)?;
+    let started = tokio::select! {
+        biased;
+        () = signals.next() => Err(ServeError::Stopped),
+        started = start(options.pipe) => started,
+    };
+    let started = match started {
+        Err(ServeError::Stopped) => {
+            sleep(TERMINAL).await;
+            return Err(ServeError::Stopped);
+        }
+        Err(_) if timeout(SAME_SIGNAL, signals.next()).await.is_ok() => {
+            return Err(ServeError::Stopped);
+        }
+        started => started?,
+    };
+    let Started { name, pipe } = started;
+    let driver = Driver::new(engine);
+    let mut pipe = tokio::spawn(pipe(driver.pipe_up()));
+    let tree = Tree::new(driver.clone(), Owner::current());
+    let mut ninep = tokio::spawn(ninep::listen(listener, tree, ninep::Options::default()));
+    notice(format_args!("serving {name} on {}", service.path().display()));
+    drop(ready);
+
+    let ended = tokio::select! {
+        () = signals.next() => None,
+        ended = &mut pipe => Some(why(ended, &driver).await),
+        reason = driver.failure() => Some(ServeError::Session(reason)),
+        ended = &mut ninep => Some(ServeError::System("cannot take 9P connections", match ended {
+            Ok(Err(error)) => error,
+            Ok(Ok(())) => io::Error::other("the listener ended"),
+            Err(error) => io::Error::other(error),
+        })),
+    };
+    // Nobody can come any more. The directory goes later: ssh has its own in it.
+    service.withdraw();
+    let Some(error) = ended else {
+        shut_down(&driver, &mut pipe, &mut signals).await;
+        ninep.abort();
+        return Ok(());
+    };
+    let reason = error.to_string();
+    driver.pipe_down(&reason);
+    // There will be no other: those who wait for a call hear of it, too.
+    driver.shutdown(&reason);
+    let grace = Instant::now() + LAST_ERRORS;
+    let stopped = timeout(SAME_SIGNAL, signals.next()).await.is_ok();
+    tokio::time::sleep_until(grace).await;
+    ninep.abort();
+    end(&mut pipe).await;
+    if stopped { Ok(()) } else { Err(error) }
+}
+
+/// Makes the engine, from this component or the one built in.
+pub fn engine(core: Option<&Path>, prefix: &str) -> Result<Engine, ServeError> {
+    let core = match core {
+        Some(path) => Core::from_file(path)?,
+        None => Core::embedded()?,
+    };
+    let imports = core.imports();
+    if !imports.is_empty() {
+        return Err(ServeError::Imports(imports.join(", ")));
+    }
+    let limits = core.default_limits()?;
+    let sandbox = Sandbox::for_limits(&limits);
+    let services = names::services();
+    Ok(core.session(&Config { prefix: prefix.to_owned(), services, limits }, sandbox)?)
+}
+
+/// Registers a socket with the runtime.
+pub fn listener(socket: StdListener) -> Result<UnixListener, ServeError> {
+    let failed = |error| ServeError::System("cannot listen", error);
+    socket.set_nonblocking(true).map_err(failed)?;
+    UnixListener::from_std(socket).map_err(failed)
+}
+
+/// A pipe that is ready to carry messages.
+struct Started {
+    /// What it leads to.
+    name: String,
+    pipe: Box<dyn FnOnce(Link) -> Running + Send>,
+}
+
+type Running = Pin<Box<dyn Future<Output = Result<(), PipeError>> + Send>>;
+
+async fn start(pipe: args::Pipe) -> Result<Started, ServeError> {
+    Ok(match pipe {
+        args::Pipe::Openssh { far, caller_address } => {
+            let name = far.host().display().to_string();
+            let mut options = openssh::Options::new(far.destination);
+            options.options = far.options;
+            options.caller_address = caller_address;
+            let pipe = openssh::start(options).await?;
+            Started { name, pipe: Box::new(|link| Box::pin(pipe.run(link))) }
+        }
+        args::Pipe::Loopback => Started {
+            name: "this machine".to_owned(),
+            pipe: Box::new(|link| Box::pin(loopback::run(link))),
+        },
+    })
+}
+
+type Ended = Result<Result<(), PipeError>, tokio::task::JoinError>;
+
+/// Why a pipe ended that nobody asked to end.
+async fn why(ended: Ended, driver: &Driver) -> ServeError {
+    match ended {
+        Ok(Err(error)) => error.into(),
+        // The engine has given it up.
+        Ok(Ok(())) => match timeout(SAME_SIGNAL, driver.failure()).await {
+            Ok(reason) => ServeError::Session(reason),
+            Err(_) => ServeError::Ended,
+        },
+        Err(error) => ServeError::System("the pipe ended", io::Error::other(error)),
+    }
+}
+
+/// Ends all conversations, then the pipe. A second signal makes it quick.
+async fn shut_down(
+    driver: &Driver,
+    pipe: &mut JoinHandle<Result<(), PipeError>>,
+    signals: &mut Signals,
+) {
+    driver.shutdown("sshnet-host was stopped");
+    let clean = async {
+        let deadline = Instant::now() + DRAIN;
+        while !pipe.is_finished() && Instant::now() < deadline {
+            match driver.statistics() {
+                Ok(statistics) if statistics.channels > 0 => sleep(Duration::from_millis(5)).await,
+                _ => break,
+            }
+        }
+        driver.end_pipe();
+        sleep(LAST_WORDS).await;
+        // How it ended does not matter now: it may have had the same signal.
+        let _ = timeout_at(Instant::now() + END, &mut *pipe).await;
+    };
+    tokio::select! {
+        () = clean => {}
+        () = signals.next() => {}
+    }
+    end(pipe).await;
+}
+
+/// Ends a pipe at once, if it has not ended.
+async fn end(pipe: &mut JoinHandle<Result<(), PipeError>>) {
+    if !pipe.is_finished() {
+        pipe.abort();
+        let _ = timeout(END, pipe).await;
+    }
+}

@@ -1,0 +1,74 @@
+//! What only the system itself can do, and the host's only unsafe code.
+//!
+//! Another Unix needs another version of this file and of no other.
+
+use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::process::{Child, Command};
+
+use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions};
+
+/// Starts a child that gets SIGTERM when the calling *thread* ends: call it from
+/// one that outlives the child, or ends with the process.
+#[allow(unsafe_code)]
+pub fn spawn_tied(command: &mut Command) -> io::Result<Child> {
+    use std::os::unix::process::CommandExt;
+
+    let parent = rustix::process::getpid();
+    let tie = move || {
+        #[cfg(target_os = "linux")]
+        rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+        // The parent may have ended before the line above.
+        if rustix::process::getppid() != Some(parent) {
+            return Err(rustix::io::Errno::SRCH.into());
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes two system calls and
+    // nothing else: it takes no lock and allocates no memory.
+    unsafe { command.pre_exec(tie) };
+    command.spawn()
+}
+
+/// Waits for a child's end and leaves it unreaped, so that its number stays its
+/// own.
+pub fn wait_unreaped(child: Pid) {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    while let Err(rustix::io::Errno::INTR) = rustix::process::waitid(WaitId::Pid(child), options) {}
+}
+
+/// Lets this process and its children open as many files as they may.
+pub fn raise_file_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
+            tracing::debug!("limit of open files stays: {error}");
+        }
+    }
+}
+
+/// Takes over a file descriptor that this process was started with, other than the
+/// standard ones, and keeps it from children. Call it before anything else is opened: then a number in use is
+/// not one of our own.
+#[allow(unsafe_code)]
+pub fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
+    if number < 3 {
+        return Err(rustix::io::Errno::BADF.into());
+    }
+    // SAFETY: it is not -1. If nothing is open there the call says so, and does
+    // nothing.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC)?;
+    // SAFETY: it is open, and it is nobody else's: nothing in this process has
+    // opened anything yet.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Whether this process was started with SIGHUP ignored, as by nohup(1).
+pub fn hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 << (Signal::HUP.as_raw() - 1) != 0)
+}

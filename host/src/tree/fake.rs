@@ -1,0 +1,216 @@
+//! A stack for tests: its requests wait until the test completes them.
+//!
+//! Callbacks run with its lock held, as the driver's do, so that code that would
+//! deadlock there does so here.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::{Owner, Stack, Tree};
+use crate::driver::{Done, Outcome, RequestId};
+use crate::engine::{ClientId, Error, ErrorCode, Protocol, Reply, TextFile};
+
+/// See the module. Clones are the same stack.
+#[derive(Clone, Default)]
+pub(crate) struct Fake(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    clients: BTreeMap<u32, Client>,
+    incarnations: BTreeMap<u32, u32>,
+    waiting: BTreeMap<RequestId, Waiting>,
+    last_request: RequestId,
+    /// What a flushed write says it took.
+    flushed_write: Option<u32>,
+}
+
+struct Client {
+    id: ClientId,
+    protocol: Protocol,
+    references: u32,
+}
+
+struct Waiting {
+    client: ClientId,
+    what: Asked,
+    done: Done,
+}
+
+/// A request that waits.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Asked {
+    Control(Vec<u8>),
+    Read(u32),
+    Write(Vec<u8>),
+    Listen,
+}
+
+impl Fake {
+    pub(crate) fn tree(&self) -> Tree {
+        let owner = Owner { uid: 7, gid: 8, user: "glenda".to_owned(), group: "plan9".to_owned() };
+        Tree::new(self.clone(), owner)
+    }
+
+    /// Makes a client, as `clone` does.
+    pub(crate) fn make(&self, protocol: Protocol) -> ClientId {
+        self.lock().make(protocol)
+    }
+
+    /// What waits, in the order in which it was asked.
+    pub(crate) fn asked(&self) -> Vec<Asked> {
+        self.lock().waiting.values().map(|waiting| waiting.what.clone()).collect()
+    }
+
+    /// Completes the oldest request that waits.
+    pub(crate) fn complete(&self, outcome: Outcome) {
+        let mut state = self.lock();
+        let (_, waiting) = state.waiting.pop_first().expect("a request waits");
+        (waiting.done)(outcome);
+    }
+
+    /// Completes the oldest request, if one waits, with bytes that are made only
+    /// then; whether there was one.
+    pub(crate) fn try_complete(&self, bytes: impl FnOnce() -> Vec<u8>) -> bool {
+        let mut state = self.lock();
+        let Some((_, waiting)) = state.waiting.pop_first() else { return false };
+        (waiting.done)(Ok(Reply::Data(bytes())));
+        true
+    }
+
+    /// A call comes in for the oldest `listen` that waits.
+    pub(crate) fn call(&self) -> ClientId {
+        let client = self.make(Protocol::Tcp);
+        self.complete(Ok(Reply::Client(client)));
+        client
+    }
+
+    /// Number and references of each client.
+    pub(crate) fn references(&self) -> Vec<(u32, u32)> {
+        self.lock().clients.values().map(|c| (c.id.number, c.references)).collect()
+    }
+
+    /// From now on a flushed write answers with this count.
+    pub(crate) fn flush_writes_after(&self, count: u32) {
+        self.lock().flushed_write = Some(count);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("no test panics within")
+    }
+
+    fn wait(&self, client: ClientId, what: Asked, done: Done) -> RequestId {
+        let mut state = self.lock();
+        state.last_request += 1;
+        let request = state.last_request;
+        state.waiting.insert(request, Waiting { client, what, done });
+        request
+    }
+}
+
+impl State {
+    fn make(&mut self, protocol: Protocol) -> ClientId {
+        let number = (0..).find(|number| !self.clients.contains_key(number)).expect("endless");
+        let incarnation = self.incarnations.entry(number).and_modify(|i| *i += 1).or_insert(0);
+        let id = ClientId { number, incarnation: *incarnation };
+        self.clients.insert(number, Client { id, protocol, references: 1 });
+        id
+    }
+
+    fn client(&mut self, id: ClientId) -> Result<&mut Client, Error> {
+        self.clients
+            .get_mut(&id.number)
+            .filter(|client| client.id == id)
+            .ok_or_else(|| error(ErrorCode::NoEntry, "no such client"))
+    }
+}
+
+/// An error of the engine's.
+pub(crate) fn error(code: ErrorCode, message: &str) -> Error {
+    Error { code, message: message.to_owned() }
+}
+
+impl Stack for Fake {
+    fn clone_client(&self, protocol: Protocol, done: Done) -> RequestId {
+        let mut state = self.lock();
+        state.last_request += 1;
+        let client = state.make(protocol);
+        done(Ok(Reply::Client(client)));
+        state.last_request
+    }
+
+    fn control(&self, client: ClientId, text: &[u8], done: Done) -> RequestId {
+        self.wait(client, Asked::Control(text.to_vec()), done)
+    }
+
+    fn read(&self, client: ClientId, count: u32, done: Done) -> RequestId {
+        self.wait(client, Asked::Read(count), done)
+    }
+
+    fn write(&self, client: ClientId, bytes: &[u8], done: Done) -> RequestId {
+        self.wait(client, Asked::Write(bytes.to_vec()), done)
+    }
+
+    fn listen(&self, client: ClientId, done: Done) -> RequestId {
+        if let Err(error) = self.lock().client(client) {
+            done(Err(error));
+            return 0;
+        }
+        self.wait(client, Asked::Listen, done)
+    }
+
+    fn flush(&self, request: RequestId) {
+        let mut state = self.lock();
+        let Some(waiting) = state.waiting.remove(&request) else { return };
+        let outcome = match (waiting.what, state.flushed_write) {
+            (Asked::Write(_), Some(count)) => Ok(Reply::Count(count)),
+            _ => Err(error(ErrorCode::Interrupted, "interrupted")),
+        };
+        (waiting.done)(outcome);
+    }
+
+    fn retain(&self, client: ClientId) -> Result<(), Error> {
+        self.lock().client(client)?.references += 1;
+        Ok(())
+    }
+
+    fn release(&self, client: ClientId) {
+        let mut state = self.lock();
+        let Ok(known) = state.client(client) else { return };
+        known.references -= 1;
+        if known.references > 0 {
+            return;
+        }
+        state.clients.remove(&client.number);
+        let (over, rest) = std::mem::take(&mut state.waiting)
+            .into_iter()
+            .partition::<BTreeMap<_, _>, _>(|(_, waiting)| waiting.client == client);
+        state.waiting = rest;
+        for waiting in over.into_values() {
+            (waiting.done)(Err(error(ErrorCode::HungUp, "hungup")));
+        }
+    }
+
+    fn lookup(&self, number: u32) -> Result<Option<(ClientId, Protocol)>, Error> {
+        Ok(self.lock().clients.get(&number).map(|client| (client.id, client.protocol)))
+    }
+
+    fn text(&self, client: ClientId, file: TextFile) -> Result<String, Error> {
+        let references = self.lock().client(client)?.references;
+        Ok(match file {
+            TextFile::Local => "::!0\n".to_owned(),
+            TextFile::Remote => "far!80\n".to_owned(),
+            TextFile::Status => format!("Closed {references}\n"),
+        })
+    }
+
+    fn translate(&self, query: &str) -> Result<String, Error> {
+        match query.strip_prefix("tcp!") {
+            Some(rest) => Ok(format!("/net/tcp/clone {rest}")),
+            None => Err(error(ErrorCode::InvalidArgument, "can't translate")),
+        }
+    }
+
+    fn clients(&self) -> Result<Vec<(ClientId, Protocol)>, Error> {
+        Ok(self.lock().clients.values().map(|client| (client.id, client.protocol)).collect())
+    }
+}

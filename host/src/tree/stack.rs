@@ -1,0 +1,77 @@
+//! What the tree asks of the far host's stack.
+
+use crate::driver::{Done, Driver, RequestId};
+use crate::engine::{ClientId, Error, Protocol, TextFile};
+
+/// A stack whose clients the tree shows: the driver, or a test's.
+///
+/// The driver's rules are the trait's: a [`Done`] runs exactly once, perhaps
+/// before the call that made the request returns, and must not call the stack;
+/// no lock that a `Done` takes may be held over a call.
+#[allow(missing_docs, reason = "each method is the driver's of the same name")]
+pub trait Stack: Send + Sync + 'static {
+    fn clone_client(&self, protocol: Protocol, done: Done) -> RequestId;
+    fn control(&self, client: ClientId, text: &[u8], done: Done) -> RequestId;
+    fn read(&self, client: ClientId, count: u32, done: Done) -> RequestId;
+    fn write(&self, client: ClientId, bytes: &[u8], done: Done) -> RequestId;
+    fn listen(&self, client: ClientId, done: Done) -> RequestId;
+    fn flush(&self, request: RequestId);
+    fn retain(&self, client: ClientId) -> Result<(), Error>;
+    fn release(&self, client: ClientId);
+    fn lookup(&self, number: u32) -> Result<Option<(ClientId, Protocol)>, Error>;
+    fn text(&self, client: ClientId, file: TextFile) -> Result<String, Error>;
+    fn translate(&self, query: &str) -> Result<String, Error>;
+    fn clients(&self) -> Result<Vec<(ClientId, Protocol)>, Error>;
+}
+
+impl Stack for Driver {
+    fn clone_client(&self, protocol: Protocol, done: Done) -> RequestId {
+        Self::clone_client(self, protocol, done)
+    }
+
+    fn control(&self, client: ClientId, text: &[u8], done: Done) -> RequestId {
+        Self::control(self, client, text, done)
+    }
+
+    fn read(&self, client: ClientId, count: u32, done: Done) -> RequestId {
+        Self::read(self, client, count, done)
+    }
+
+    fn write(&self, client: ClientId, bytes: &[u8], done: Done) -> RequestId {
+        Self::write(self, client, bytes, done)
+    }
+
+    fn listen(&self, client: ClientId, done: Done) -> RequestId {
+        Self::listen(self, client, done)
+    }
+
+    fn flush(&self, request: RequestId) {
+        Self::flush(self, request);
+    }
+
+    fn retain(&self, client: ClientId) -> Result<(), Error> {
+        Self::retain(self, client)
+    }
+
+    fn release(&self, client: ClientId) {
+        Self::release(self, client);
+    }
+
+    fn lookup(&self, number: u32) -> Result<Option<(ClientId, Protocol)>, Error> {
+        let info = Self::lookup(self, number)?;
+        Ok(info.map(|info| (info.id, info.protocol)))
+    }
+
+    fn text(&self, client: ClientId, file: TextFile) -> Result<String, Error> {
+        Self::text(self, client, file)
+    }
+
+    fn translate(&self, query: &str) -> Result<String, Error> {
+        Self::translate(self, query)
+    }
+
+    fn clients(&self) -> Result<Vec<(ClientId, Protocol)>, Error> {
+        let clients = Self::clients(self)?;
+        Ok(clients.into_iter().map(|info| (info.id, info.protocol)).collect())
+    }
+}
