@@ -40,7 +40,7 @@ fn second() -> Option<Maker<'static>> {
 
 /// Tells of a failure: one line to repeat it, the last calls, the file with a
 /// transcript.
-fn tell(seed: u64, mut failure: Box<Failure>) -> String {
+fn tell(seed: u64, mut failure: Failure) -> String {
     let count = failure.calls.len();
     let last: Vec<String> = failure.calls[count.saturating_sub(50)..]
         .iter()
@@ -89,7 +89,7 @@ fn every_seed_keeps_the_contract() {
                     total.coverage.merge(&report.coverage);
                 }
                 Err(failure) => {
-                    eprintln!("{}\n", tell(seed, failure));
+                    eprintln!("{}\n", tell(seed, *failure));
                     total.failures.push(seed);
                 }
             }

@@ -69,7 +69,7 @@ impl Run {
         let figures = self.first.figures();
         self.clients = self.first.snapshot();
         if let Some(second) = &mut self.second
-            && self.calls.len() % SAMPLE == 0
+            && self.calls.len().is_multiple_of(SAMPLE)
         {
             if second.figures() != figures {
                 return Err("native and component differ in their figures".into());

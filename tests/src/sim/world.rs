@@ -378,10 +378,11 @@ impl World {
             7 => Call::Listen(request, id),
             8 => Call::Control(request, id, b"hangup\n".to_vec()),
             9 => {
-                let text = match self.rng.one_in(3) {
-                    true => b"closewrite\nhangup\nconnect again!7".to_vec(),
-                    false => b"closewrite".to_vec(),
-                };
+                let mut text = b"closewrite".to_vec();
+                if self.rng.one_in(3) {
+                    text.extend_from_slice(b"\nhangup\n");
+                    text.extend_from_slice(&self.connect(id));
+                }
                 Call::Control(request, id, text)
             }
             10 => return self.flush(),
@@ -466,13 +467,16 @@ impl World {
             _ => first,
         };
         let rest = self.rng.pick(&[
-            &b"\ncloswrite"[..],
+            &b"\nclosewrite"[..],
             b"\nhangup",
-            b"\n\n\t\ncloswrite\n",
+            b"\n\n\t\nclosewrite\n",
             b"\nclosewrite\nhangup\n",
-            b"\nhangup\nconnect elsewhere!9\n",
+            b"\nhangup\n",
         ]);
         lines.extend_from_slice(rest);
+        if rest.ends_with(b"hangup\n") && self.rng.one_in(2) {
+            lines.extend_from_slice(&self.connect(id));
+        }
         lines
     }
 

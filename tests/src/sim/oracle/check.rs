@@ -121,7 +121,7 @@ impl Model {
     }
 
     /// Whether so many more clients than there are would be too many.
-    fn crowded(&self, more: usize) -> bool {
+    pub(super) fn crowded(&self, more: usize) -> bool {
         let orphans = self.pipe.as_ref().map_or(0, |pipe| {
             pipe.channels.values().filter(|c| c.owner.is_none() && !c.closed).count()
         });
@@ -311,7 +311,7 @@ impl Model {
     }
 
     /// What has to hold after every event.
-    pub(super) fn check(&mut self, seen: &Seen<'_>) -> Verdict {
+    pub(super) fn check(&self, seen: &Seen<'_>) -> Verdict {
         for request in &self.event.must_complete {
             // Which conversation a request belongs to can't be told when blind.
             let judged = !self.blind || self.event.flushed == Some(*request);

@@ -280,6 +280,8 @@ struct Event {
     written: BTreeMap<u64, usize>,
     /// Conversations of calls that were taken, for `listen`s to complete with.
     taken: VecDeque<(u32, Box<Conversation>, Option<u32>)>,
+    /// A call for a client that announced its address, by the peer's number.
+    called: Option<(u32, ClientId)>,
     owed_refusals: Vec<u32>,
     owed_failures: Vec<u32>,
     owed_global_failures: u32,
@@ -470,9 +472,9 @@ impl Model {
                     && matches!(made.kind, Kind::Control { .. })
                     && let Some(id) = made.client
                 {
-                    match self.known(id).map(|client| &client.state) {
-                        Some(State::Dialing(_) | State::Announcing { .. }) => self.hang_up(id),
-                        _ => {}
+                    let state = self.known(id).map(|client| &client.state);
+                    if matches!(state, Some(State::Dialing(_) | State::Announcing { .. })) {
+                        self.hang_up(id);
                     }
                 }
             }

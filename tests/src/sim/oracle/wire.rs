@@ -246,15 +246,22 @@ impl Model {
         if self.in_use(theirs) {
             self.blind = true;
         }
-        let port = match kind {
-            Open::ForwardedTcpip { port, .. } => Some(port),
-            Open::ForwardedStreamlocal { .. } => None,
+        let (place, port) = match kind {
+            Open::ForwardedTcpip { address, port, .. } => {
+                (Place::Tcp(address.into(), port), Some(port))
+            }
+            Open::ForwardedStreamlocal { path } => (Place::Unix(path.into()), None),
             _ => return self.event.owed_refusals.push(theirs),
         };
         if packet == 0 {
             self.event.owed_refusals.push(theirs);
         } else if let Some(pipe) = &mut self.pipe {
             pipe.calls.push_back(Waiting { theirs, window, packet, port });
+            let bound = self.clients.values().find(|client| match &client.state {
+                State::Listen(l) => l.place == place && l.bound == Bound::Yes,
+                _ => false,
+            });
+            self.event.called = bound.map(|client| (theirs, client.id));
         }
     }
 
@@ -384,6 +391,7 @@ impl Model {
                     let call = pipe.calls.iter().position(|call| call.theirs == recipient);
                     let call = call.and_then(|at| pipe.calls.remove(at));
                     ensure!(call.is_some(), "it refused {recipient}, which did not call");
+                    self.may_refuse(recipient, seen)?;
                 }
             }
             Message::WindowAdjust { recipient, bytes } => {
@@ -574,6 +582,22 @@ impl Model {
             Some(id) => self.enter(id, State::Closed),
             None => return Err(format!("it cancelled {place:?}, which nobody asked for")),
         };
+        Ok(())
+    }
+
+    /// A call for an address that is announced is refused only for want of place.
+    fn may_refuse(&self, theirs: u32, seen: &Seen<'_>) -> Verdict {
+        let Some((_, id)) = self.event.called.filter(|(called, _)| *called == theirs) else {
+            return Ok(());
+        };
+        let Some(State::Listen(listener)) = self.known(id).map(|client| &client.state) else {
+            return Ok(());
+        };
+        let here = seen.client(id).map_or(0, |info| info.calls);
+        let all: u32 = seen.clients.iter().map(|info| info.calls).sum();
+        let full = here >= self.limits.backlog || all >= self.limits.calls;
+        let taken = !listener.listens.is_empty() && !self.crowded(0);
+        ensure!(full && !taken, "it refused a call for {}", listener.place.shown());
         Ok(())
     }
 
