@@ -27,3 +27,7 @@ component:
 install:
     scripts/setup build
     cargo install --locked --path host
+
+# Run so many seeds of the simulator, on the component and the native engine.
+sim RUNS="10000":
+    SSHNET_SIM_RUNS={{ RUNS }} cargo test --package sshnet-tests --test sim --locked -- --nocapture every_seed

@@ -9,6 +9,7 @@
 //! | [`world`] | the program `sshnet-host`, run for a test, and what is around it |
 //! | [`sshd`] | an sshd of a test's own |
 //! | [`ninep`] | a 9P client by raw frames, in three dialects |
+//! | [`sim`] | the simulator: a world from a seed, and the oracle that judges it |
 //!
 //! The tests themselves are in `tests/`, one file per behaviour. They are named
 //! as claims; a comment says which rule of RFC 4254 a test holds the engine to
@@ -19,6 +20,7 @@ pub mod bench;
 pub mod ledger;
 pub mod ninep;
 pub mod peer;
+pub mod sim;
 pub mod sshd;
 pub mod subject;
 pub mod world;
