@@ -9,6 +9,7 @@ pub mod address;
 pub mod ssh;
 
 use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -132,6 +133,28 @@ struct Serving {
     /// side, for trying things out; it takes no HOST.
     #[arg(long, value_name = "KIND", value_enum, default_value_t = Kind::Openssh)]
     pipe: Kind,
+
+    #[command(flatten)]
+    tcp: Tcp,
+}
+
+/// How the tree is served besides on the Unix socket.
+#[derive(Args, Debug, Eq, PartialEq)]
+struct Tcp {
+    /// Serve 9P on a TCP port of this machine, too: tcp!127.0.0.1!PORT. Only you
+    /// and root may connect. Port 0 is one that is free.
+    #[arg(long, value_name = "ADDR", value_parser = address::here)]
+    listen: Option<SocketAddr>,
+
+    /// Let --listen have any address, and serve whoever connects to it: they
+    /// have the far network as you have it.
+    #[arg(long, requires = "listen")]
+    insecure_listen: bool,
+
+    /// Answer reads for 9P2000.L and .u as for 9P2000: for clients that go on
+    /// reading until they have all they want. Linux then waits for all of it.
+    #[arg(long)]
+    exact_reads: bool,
 }
 
 const DEFAULT_PREFIX: &str = "/net";
@@ -221,6 +244,19 @@ pub struct Serve {
     pub ready_fd: Option<i32>,
     /// What leads to the far side.
     pub pipe: Pipe,
+    /// Where else to serve.
+    pub listen: Option<Listen>,
+    /// Whether a short read is no reason to end the next one.
+    pub exact_reads: bool,
+}
+
+/// A TCP port of this machine to serve on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Listen {
+    /// Its address; port 0 is any that is free.
+    pub address: SocketAddr,
+    /// Whether to serve whoever connects.
+    pub anybody: bool,
 }
 
 /// What leads to the far side.
@@ -329,7 +365,17 @@ fn serve(
     serving: Serving,
     rest: Vec<OsString>,
 ) -> Result<Serve, UsageError> {
-    let Serving { prefix, debug, core, ready_fd, caller_address, pipe } = serving;
+    let Serving { prefix, debug, core, ready_fd, caller_address, pipe, tcp } = serving;
+    let Tcp { listen, insecure_listen: anybody, exact_reads } = tcp;
+    if let Some(address) = listen.filter(|address| !anybody && !address.ip().is_loopback()) {
+        return Err(UsageError::new(format_args!(
+            "--listen {}: it must be an address of this machine\n\
+             alone, such as 127.0.0.1: 9P asks for no password. --insecure-listen takes any\n\
+             address, and lets anybody in",
+            address.ip()
+        )));
+    }
+    let listen = listen.map(|address| Listen { address, anybody });
     if let Some(fd) = ready_fd.filter(|fd| *fd < 3) {
         return Err(UsageError::new(format_args!(
             "--ready-fd {fd}: must be 3 or more (0 to 2 are stdin, stdout and stderr)"
@@ -356,7 +402,8 @@ fn serve(
             (Pipe::Loopback, "loopback".into())
         }
     };
-    Ok(Serve { service: service.unwrap_or(name), prefix, debug, core, ready_fd, pipe })
+    let service = service.unwrap_or(name);
+    Ok(Serve { service, prefix, debug, core, ready_fd, pipe, listen, exact_reads })
 }
 
 impl Serving {
@@ -367,6 +414,7 @@ impl Serving {
             && self.ready_fd.is_none()
             && !self.caller_address
             && self.pipe == Kind::Openssh
+            && self.tcp == Tcp { listen: None, insecure_listen: false, exact_reads: false }
     }
 }
 
@@ -415,7 +463,9 @@ enum Word {
 fn kind(word: &OsStr) -> Word {
     match word.as_bytes() {
         b"--" => Word::End,
-        b"-s" | b"--prefix" | b"--core" | b"--ready-fd" | b"--pipe" => Word::WithValue,
+        b"-s" | b"--prefix" | b"--core" | b"--ready-fd" | b"--pipe" | b"--listen" => {
+            Word::WithValue
+        }
         b"-D" | b"-h" => Word::Flag,
         // Of long options ssh has none: clap says what is wrong with this one.
         [b'-', b'-', ..] | [b'-', b's', ..] => Word::Flag,

@@ -81,6 +81,42 @@ fn our_options_are_read() {
 }
 
 #[test]
+fn a_tcp_port_to_serve_on_is_this_machines() {
+    for (line, address) in [
+        ("--listen tcp!127.0.0.1!5640 host", "127.0.0.1:5640"),
+        ("--listen=tcp!127.3.2.1!0 host", "127.3.2.1:0"),
+        ("--listen tcp!localhost!1 host", "127.0.0.1:1"),
+        ("--listen tcp!::1!1 host", "[::1]:1"),
+    ] {
+        let listen = Some(Listen { address: address.parse().unwrap(), anybody: false });
+        assert_eq!(served(line).listen, listen, "{line}");
+    }
+    for (line, address) in [
+        ("--listen tcp!*!1 --insecure-listen host", "[::]:1"),
+        ("--insecure-listen --listen tcp!192.0.2.1!1 host", "192.0.2.1:1"),
+    ] {
+        let listen = Some(Listen { address: address.parse().unwrap(), anybody: true });
+        assert_eq!(served(line).listen, listen, "{line}");
+    }
+    assert_eq!(served("host").listen, None);
+    assert!(served("--exact-reads host").exact_reads && !served("host").exact_reads);
+    for (line, says) in [
+        ("--listen tcp!*!1 host", "must be an address of this machine"),
+        ("--listen tcp!0.0.0.0!1 host", "must be an address of this machine"),
+        ("--listen tcp!::ffff:192.0.2.1!1 host", "must be an address of this machine"),
+        ("--listen 5640 host", "write tcp!127.0.0.1!PORT"),
+        ("--listen udp!127.0.0.1!1 host", "'udp' is not tcp"),
+        ("--listen tcp!example.com!1 host", "no IP address"),
+        ("--listen tcp!127.0.0.1!65536 host", "no port"),
+        ("--insecure-listen host", "--listen"),
+        ("--listen tcp!::1!1 dial a!1", "only -s has a meaning"),
+    ] {
+        let error = refused(line);
+        assert!(error.contains(says), "{line}: {error}");
+    }
+}
+
+#[test]
 fn what_would_break_a_private_master_is_refused() {
     for line in [
         "-f host",
