@@ -20,10 +20,11 @@ pub(crate) enum Target {
 /// Where calls are taken.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Announced {
-    /// The address as it goes over the wire: empty for all.
+    /// The address as it goes over the wire: empty for all. In this order, so
+    /// that all that is announced at one port stands together.
     Tcp {
-        address: String,
         port: u16,
+        address: String,
     },
     Unix {
         path: String,

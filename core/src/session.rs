@@ -21,7 +21,7 @@ use crate::effect::{
 };
 use crate::message::Message;
 use crate::table::{Channels, Clients};
-use crate::window::{ReceiveWindow, WindowPool};
+use crate::window::{Budget, ReceiveWindow};
 
 mod flow;
 mod peer;
@@ -46,11 +46,13 @@ pub struct Session {
     serial: u64,
     /// Conversations that have something to send, and may.
     turn: VecDeque<ClientId>,
-    /// Conversations that wait for others' bytes to be acknowledged.
-    starved: VecDeque<ClientId>,
-    pool: WindowPool,
+    /// Conversations that wait for bytes to be acknowledged, by how many.
+    starved: BTreeSet<(u64, ClientId)>,
+    /// What the peer may send, or sent and nobody read.
+    pool: Budget,
+    /// What we sent and the peer did not acknowledge.
+    uploads: Budget,
     queued: u64,
-    unacknowledged: u64,
     /// When a dial or an announcement is given up.
     deadlines: BTreeSet<(Instant, ClientId)>,
     wake: Option<Instant>,
@@ -156,10 +158,10 @@ impl Session {
             calls: 0,
             serial: 0,
             turn: VecDeque::new(),
-            starved: VecDeque::new(),
-            pool: WindowPool::new(limits.windows, limits.clients, limits.packet),
+            starved: BTreeSet::new(),
+            pool: Budget::new(limits.windows, limits.clients, limits.packet),
+            uploads: Budget::new(limits.unacknowledged, limits.clients, limits.packet),
             queued: 0,
-            unacknowledged: 0,
             deadlines: BTreeSet::new(),
             wake: None,
             out: Out::default(),
@@ -255,7 +257,7 @@ impl Session {
             in_pipe: self.out.in_pipe,
             windows: self.pool.total(),
             queued: self.queued,
-            unacknowledged: self.unacknowledged,
+            unacknowledged: self.uploads.total(),
             ..self.out.statistics
         }
     }
@@ -326,7 +328,6 @@ impl Session {
         self.turn.clear();
         self.starved.clear();
         self.channels = Channels::new();
-        self.unacknowledged = 0;
         let error = Error::new(ErrorCode::NetworkDown, reason);
         for id in self.clients.ids() {
             let Ok(client) = self.clients.get_mut(id) else { continue };
@@ -366,6 +367,7 @@ impl Session {
         c.receive.close(&mut self.pool);
         let taken = self.out.serve(&mut c.inbox);
         c.receive.consumed(taken, &mut self.pool);
+        self.leave_turn(id, &mut c);
         let remains = Remains {
             error: error.clone(),
             inbox: c.inbox,
@@ -373,8 +375,9 @@ impl Session {
             received: c.received,
             sent: c.sent,
         };
-        client.enter(State::Finished(remains), self.now);
-        self.unacknowledged = self.unacknowledged.saturating_sub(c.send.unacknowledged());
+        if let Ok(client) = self.clients.get_mut(id) {
+            client.enter(State::Finished(remains), self.now);
+        }
         self.queued = self.queued.saturating_sub(c.unsent);
         for write in c.writes {
             self.out.complete(write.request, Err(error.clone()));
@@ -402,7 +405,7 @@ impl Session {
                 (dial.control, dial.deadline)
             }
             State::Announcing(announcing) => {
-                self.listeners.remove(&announcing.address);
+                self.forget_listener(id, &announcing.address);
                 (announcing.control, announcing.deadline)
             }
             _ => return,
@@ -413,8 +416,15 @@ impl Session {
         self.out.complete(control.request, Err(error));
     }
 
+    /// An address is no longer this client's.
+    fn forget_listener(&mut self, id: ClientId, address: &Announced) {
+        if self.listeners.get(address) == Some(&id) {
+            self.listeners.remove(address);
+        }
+    }
+
     /// Lets go of a window whose bytes nobody will read.
-    fn drop_inbox(pool: &mut WindowPool, inbox: &mut Inbox, receive: &mut ReceiveWindow) {
+    fn drop_inbox(pool: &mut Budget, inbox: &mut Inbox, receive: &mut ReceiveWindow) {
         receive.close(pool);
         receive.consumed(inbox.clear(), pool);
     }

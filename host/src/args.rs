@@ -283,7 +283,8 @@ pub struct UsageError {
 
 impl UsageError {
     fn new(what: impl std::fmt::Display) -> Self {
-        Self { text: format!("sshnet-host: {what}\nFor help: sshnet-host --help\n"), help: false }
+        let text = wrapped(&format!("sshnet-host: {what}"));
+        Self { text: format!("{text}\nFor help: sshnet-host --help\n"), help: false }
     }
 
     /// Prints it where it belongs; answers with the exit status.
@@ -297,6 +298,31 @@ impl UsageError {
         let _ = std::io::stderr().write_all(self.text.as_bytes());
         2
     }
+}
+
+/// Text in lines of at most 80 columns, where its words are short enough.
+fn wrapped(text: &str) -> String {
+    const WIDTH: usize = 80;
+    let mut out = String::with_capacity(text.len());
+    for (number, line) in text.lines().enumerate() {
+        if number > 0 {
+            out.push('\n');
+        }
+        let mut column = 0;
+        for word in line.split(' ') {
+            let width = word.chars().count();
+            if column > 0 && column + 1 + width > WIDTH {
+                out.push('\n');
+                column = 0;
+            } else if column > 0 {
+                out.push(' ');
+                column += 1;
+            }
+            out.push_str(word);
+            column += width;
+        }
+    }
+    out
 }
 
 impl From<clap::Error> for UsageError {

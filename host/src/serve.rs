@@ -40,6 +40,8 @@ use crate::tree::{Owner, Tree};
 const SAME_SIGNAL: Duration = Duration::from_millis(200);
 /// How long the users of the tree have to get their last errors.
 const LAST_ERRORS: Duration = Duration::from_millis(300);
+/// The same where nothing went wrong: the user waits for the prompt.
+const LAST_WORDS: Duration = Duration::from_millis(50);
 /// How long the far side may take to agree to the end of all conversations.
 const DRAIN: Duration = Duration::from_secs(1);
 /// How long the pipe may take to end after that.
@@ -128,14 +130,17 @@ pub async fn run(options: args::Serve, ready: Option<OwnedFd>) -> Result<(), Ser
             Err(error) => io::Error::other(error),
         })),
     };
-    // Nobody can come any more.
-    drop(service);
+    // Nobody can come any more. The directory goes later: ssh has its own in it.
+    service.withdraw();
     let Some(error) = ended else {
         shut_down(&driver, &mut pipe, &mut signals).await;
         ninep.abort();
         return Ok(());
     };
-    driver.pipe_down(&error.to_string());
+    let reason = error.to_string();
+    driver.pipe_down(&reason);
+    // There will be no other: those who wait for a call hear of it, too.
+    driver.shutdown(&reason);
     let grace = Instant::now() + LAST_ERRORS;
     let stopped = timeout(SAME_SIGNAL, signals.next()).await.is_ok();
     tokio::time::sleep_until(grace).await;
@@ -259,6 +264,7 @@ async fn shut_down(
             }
         }
         driver.end_pipe();
+        sleep(LAST_WORDS).await;
         // How it ended does not matter now: it may have had the same signal.
         let _ = timeout_at(Instant::now() + END, &mut *pipe).await;
     };

@@ -28,11 +28,16 @@ impl Session {
     }
 
     fn new_client(&mut self, protocol: Protocol) -> Result<ClientId, Error> {
-        if self.clients.count() + self.channels.orphans() >= self.limits.clients {
+        if self.crowded() {
             return Err(Error::exhausted("too many clients"));
         }
         let now = self.now;
         Ok(self.clients.insert(|id| Client::new(id, protocol, now)))
+    }
+
+    /// Whether there are as many clients as may be.
+    pub(super) fn crowded(&self) -> bool {
+        self.clients.count() + self.channels.orphans() >= self.limits.clients
     }
 
     /// Carries out control messages.
@@ -544,7 +549,7 @@ impl Session {
             State::Listen(_) | State::Established(_) | State::Finished(_) => {}
         }
         match client.enter(State::Closed, self.now) {
-            State::Listen(listener) => self.end_listener(listener, error),
+            State::Listen(listener) => self.end_listener(id, listener, error),
             State::Established(c) => {
                 client.state = State::Teardown(c.channel);
                 self.end_conversation(id, c, error);
@@ -556,8 +561,8 @@ impl Session {
         }
     }
 
-    fn end_listener(&mut self, listener: Listener, error: &Error) {
-        self.listeners.remove(&listener.address);
+    fn end_listener(&mut self, id: ClientId, listener: Listener, error: &Error) {
+        self.forget_listener(id, &listener.address);
         if matches!(listener.bound, Bound::Yes) {
             self.ask_to_cancel(&listener.address);
         }
@@ -573,7 +578,7 @@ impl Session {
         self.channels.set(c.channel, Channel::Closing { owner: Some(id) });
         Self::drop_inbox(&mut self.pool, &mut c.inbox, &mut c.receive);
         self.queued = self.queued.saturating_sub(c.unsent);
-        self.unacknowledged = self.unacknowledged.saturating_sub(c.send.unacknowledged());
+        self.leave_turn(id, &mut c);
         self.end_requests(c.inbox.reads.into_iter().map(|(request, _)| request), error);
         self.end_requests(c.writes.into_iter().map(|write| write.request), error);
         if let Outgoing::Ending(control) = c.outgoing {
