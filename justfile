@@ -10,6 +10,11 @@ demo:
 test *ARGS:
     scripts/test {{ ARGS }}
 
+# Try it with the Linux kernel's 9P client, in qemu; KERNEL is a Debian package.
+v9fs *KERNEL:
+    scripts/setup build
+    tests/v9fs/run {{ KERNEL }}
+
 # What CI runs before the tests.
 check:
     scripts/setup build

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io::IsTerminal;
 
-use sshnet_host::args::{self, Action};
+use sshnet_host::args::{self, Action, FileAction};
 use sshnet_host::notice::notice;
 use sshnet_host::{commands, runtime, serve, sys};
 use tracing_subscriber::EnvFilter;
@@ -48,6 +48,23 @@ fn run(action: Action) -> u8 {
                 commands::listen::run(service, address, command)
                     .await
                     .map_err(|error| error.to_string())
+            }
+            Action::Netstat { service, json } => {
+                commands::netstat::run(service, json).await.map_err(|error| error.to_string())
+            }
+            Action::File { service, what, path } => {
+                let done = match what {
+                    FileAction::Ls => commands::files::ls(service, path).await,
+                    FileAction::Cat => commands::files::cat(service, path).await,
+                    FileAction::Write => commands::files::write(service, path).await,
+                };
+                done.map_err(|error| error.to_string())
+            }
+            Action::Attach { service } => {
+                commands::attach::run(service).await.map_err(|error| error.to_string())
+            }
+            Action::Print(text) => {
+                commands::files::print(text.as_bytes()).await.map_err(|error| error.to_string())
             }
             Action::Demo => commands::demo::run().await.map_err(|error| error.to_string()),
         }

@@ -13,13 +13,14 @@ pub mod names;
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::Path;
 use std::pin::Pin;
 use std::time::Duration;
 
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -74,6 +75,14 @@ pub enum ServeError {
     /// A signal came too early.
     #[error("stopped before it was up")]
     Stopped,
+    /// The TCP port.
+    #[error("cannot listen on tcp!{}!{}: {error}", address.ip(), address.port())]
+    Tcp {
+        /// Its address.
+        address: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
     /// The system would not do it.
     #[error("{0}: {1}")]
     System(&'static str, io::Error),
@@ -85,6 +94,7 @@ pub async fn run(options: args::Serve, ready: Option<OwnedFd>) -> Result<(), Ser
     let mut signals = Signals::new().map_err(|e| ServeError::System("cannot catch signals", e))?;
     let (service, socket) = services::bind(&options.service)?;
     let listener = listener(socket)?;
+    let (tcp, also) = tcp_listener(options.listen).await?;
     let engine = engine(options.core.as_deref(), &options.prefix)?;
     let started = tokio::select! {
         biased;
@@ -105,8 +115,9 @@ pub async fn run(options: args::Serve, ready: Option<OwnedFd>) -> Result<(), Ser
     let driver = Driver::new(engine);
     let mut pipe = tokio::spawn(pipe(driver.pipe_up()));
     let tree = Tree::new(driver.clone(), Owner::current());
-    let mut ninep = tokio::spawn(ninep::listen(listener, tree, ninep::Options::default()));
-    notice(format_args!("serving {name} on {}", service.path().display()));
+    let granted = ninep::Options { exact_reads: options.exact_reads, ..ninep::Options::default() };
+    let mut ninep = tokio::spawn(listen(listener, tcp, tree, granted));
+    notice(format_args!("serving {name} on {}{also}", service.path().display()));
     drop(ready);
 
     let ended = tokio::select! {
@@ -159,6 +170,41 @@ pub fn listener(socket: StdListener) -> Result<UnixListener, ServeError> {
     let failed = |error| ServeError::System("cannot listen", error);
     socket.set_nonblocking(true).map_err(failed)?;
     UnixListener::from_std(socket).map_err(failed)
+}
+
+/// A TCP port to serve on, and whether to serve anybody there.
+type Tcp = Option<(TcpListener, bool)>;
+
+/// Binds the TCP port, if there is to be one; and says where it is.
+async fn tcp_listener(listen: Option<args::Listen>) -> Result<(Tcp, String), ServeError> {
+    let Some(args::Listen { address, anybody }) = listen else { return Ok((None, String::new())) };
+    let failed = |error| ServeError::Tcp { address, error };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    let bound = format!("tcp!{}!{}", bound.ip(), bound.port());
+    if anybody {
+        notice(format_args!(
+            "--insecure-listen: whoever reaches {bound} has the far network as you have it"
+        ));
+    }
+    Ok((Some((listener, anybody)), format!(" and {bound}")))
+}
+
+/// Takes 9P connections wherever they come from.
+async fn listen(
+    listener: UnixListener,
+    tcp: Tcp,
+    tree: Tree,
+    options: ninep::Options,
+) -> io::Result<()> {
+    let unix = ninep::listen(listener, tree.clone(), options.clone());
+    match tcp {
+        None => unix.await,
+        Some((listener, anybody)) => tokio::select! {
+            ended = unix => ended,
+            ended = ninep::listen_tcp(listener, anybody, tree, options) => ended,
+        },
+    }
 }
 
 /// A pipe that is ready to carry messages.
