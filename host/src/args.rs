@@ -29,7 +29,7 @@ The TCP stack of a host that you reach by ssh, as files: dial from there and \
 take calls there, over one ssh connection.
 
 Without a command it connects to HOST by ssh and serves the file tree on a \
-private Unix socket, by 9P, until it is stopped.";
+private Unix socket, by 9P, and with -m as files, until it is stopped.";
 
 const AFTER: &str = "\
 SSH OPTIONS
@@ -43,6 +43,7 @@ effect. '--' ends our options, for a host that has the name of a command.
 EXAMPLES
   sshnet-host demo                      see it work, on this machine alone
   sshnet-host glenda@example.com        serve example.com's TCP stack
+  sshnet-host -m ~/net example.com      and mount it on ~/net
   sshnet-host -s work -p 2222 gateway   call the service 'work'; ssh port 2222
   sshnet-host dial 10.0.0.7!80          from there to port 80 of 10.0.0.7
   sshnet-host listen '*!8080' cat       take calls there, and echo
@@ -106,9 +107,15 @@ struct CommandLine {
 /// Options that only serving has.
 #[derive(Args, Debug)]
 struct Serving {
-    /// Where the tree will be: what the file cs answers with.
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_PREFIX, value_parser = prefix)]
-    prefix: String,
+    /// Mount the tree on the directory MTPT, by FUSE. It needs the package fuse3,
+    /// and no root.
+    #[arg(short, value_name = "MTPT")]
+    mount: Option<PathBuf>,
+
+    /// Where the tree will be: what the file cs answers with. Without it: MTPT
+    /// with -m, else /net.
+    #[arg(long, value_name = "PATH", value_parser = prefix)]
+    prefix: Option<String>,
 
     /// Log every 9P message to stderr.
     #[arg(short = 'D')]
@@ -133,8 +140,6 @@ struct Serving {
     #[arg(long, value_name = "KIND", value_enum, default_value_t = Kind::Openssh)]
     pipe: Kind,
 }
-
-const DEFAULT_PREFIX: &str = "/net";
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum Kind {
@@ -211,8 +216,11 @@ pub enum Action {
 pub struct Serve {
     /// The service's name; a path if there is a `/` in it.
     pub service: OsString,
-    /// What `cs` puts before its answers.
-    pub prefix: String,
+    /// Where to mount the tree.
+    pub mount: Option<PathBuf>,
+    /// What `cs` puts before its answers; `None`: where the tree is mounted, or
+    /// else /net.
+    pub prefix: Option<String>,
     /// Whether to log every 9P message.
     pub debug: bool,
     /// The component to use; `None`: the one built in.
@@ -329,7 +337,7 @@ fn serve(
     serving: Serving,
     rest: Vec<OsString>,
 ) -> Result<Serve, UsageError> {
-    let Serving { prefix, debug, core, ready_fd, caller_address, pipe } = serving;
+    let Serving { mount, prefix, debug, core, ready_fd, caller_address, pipe } = serving;
     if let Some(fd) = ready_fd.filter(|fd| *fd < 3) {
         return Err(UsageError::new(format_args!(
             "--ready-fd {fd}: must be 3 or more (0 to 2 are stdin, stdout and stderr)"
@@ -356,12 +364,13 @@ fn serve(
             (Pipe::Loopback, "loopback".into())
         }
     };
-    Ok(Serve { service: service.unwrap_or(name), prefix, debug, core, ready_fd, pipe })
+    Ok(Serve { service: service.unwrap_or(name), mount, prefix, debug, core, ready_fd, pipe })
 }
 
 impl Serving {
     fn is_default(&self) -> bool {
-        self.prefix == DEFAULT_PREFIX
+        self.mount.is_none()
+            && self.prefix.is_none()
             && !self.debug
             && self.core.is_none()
             && self.ready_fd.is_none()
@@ -415,16 +424,17 @@ enum Word {
 fn kind(word: &OsStr) -> Word {
     match word.as_bytes() {
         b"--" => Word::End,
-        b"-s" | b"--prefix" | b"--core" | b"--ready-fd" | b"--pipe" => Word::WithValue,
+        b"-s" | b"-m" | b"--prefix" | b"--core" | b"--ready-fd" | b"--pipe" => Word::WithValue,
         b"-D" | b"-h" => Word::Flag,
         // Of long options ssh has none: clap says what is wrong with this one.
-        [b'-', b'-', ..] | [b'-', b's', ..] => Word::Flag,
+        [b'-', b'-', ..] | [b'-', b's' | b'm', ..] => Word::Flag,
         b"dial" | b"listen" | b"demo" => Word::Command,
         _ => Word::Other,
     }
 }
 
-fn prefix(text: &str) -> Result<String, String> {
+/// Checks what is to stand before the answers of `cs`.
+pub fn prefix(text: &str) -> Result<String, String> {
     if !text.starts_with('/') {
         return Err("it must start with '/'".to_owned());
     }
