@@ -157,7 +157,7 @@ pub async fn run(options: args::Serve, ready: Option<OwnedFd>) -> Result<(), Ser
     };
     // Nobody can come any more.
     drop(service);
-    if let Some(mounted) = &mounted {
+    if let Some(mounted) = &mut mounted {
         mounted.unmount().await;
     }
     let Some(error) = ended else {

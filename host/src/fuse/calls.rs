@@ -145,8 +145,9 @@ mod tests {
         let client = fake.make(Protocol::Tcp);
         let node = Node::File(Protocol::Tcp, client, ClientFile::Data);
         let calls = Calls::default();
-        let opened = calls.begin(1).ask(tree, |done| tree.open(node, Access::ReadWrite, done));
-        Arc::new(opened.await.expect("it is there"))
+        let call = calls.begin(1);
+        let opened = call.ask(tree, |done| tree.open(node, Access::ReadWrite, done)).await;
+        Arc::new(opened.expect("it is there"))
     }
 
     fn read(

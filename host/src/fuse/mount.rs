@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use fuse3::MountOptions;
-use fuse3::raw::{MountHandle, Session};
+use fuse3::raw::{self, MountHandle};
 use rustix::io::Errno;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -139,7 +139,7 @@ impl Mountpoint {
             .fs_name(SOURCE)
             .custom_options("subtype=sshnet,nosuid,nodev,noatime")
             .nonempty(true);
-        let mounting = Session::new(options).mount_with_unprivileged(net.clone(), &self.path);
+        let mounting = raw::Session::new(options).mount_with_unprivileged(net.clone(), &self.path);
         let mounted = match timeout(HELP, mounting).await {
             Ok(mounted) => mounted,
             Err(_) => Err(io::Error::from(Errno::TIMEDOUT)),
@@ -154,20 +154,30 @@ impl Mountpoint {
         }
         let mount = mounts::on(&self.path).unwrap_or_default();
         let device = mount.filter(Mount::is_ours).map(|mount| mount.device);
-        let session = ManuallyDrop::new(session);
-        Ok(Mounted { path: self.path, device, net, session, over: false })
+        let session = Session::Served(ManuallyDrop::new(session));
+        Ok(Mounted { path: self.path, device, net, session })
     }
 }
 
 /// A mount that is served.
 pub struct Mounted {
     path: PathBuf,
-    /// Tells it from one that somebody makes on the same path.
+    /// Tells it from one that somebody makes on the same path while this is there.
     device: Option<String>,
     net: Net,
+    session: Session,
+}
+
+/// ```text
+/// Served -> Unmounted, Failed
+/// ```
+enum Session {
     /// Never dropped: the library would then unmount what is there by that time.
-    session: ManuallyDrop<MountHandle>,
-    over: bool,
+    Served(ManuallyDrop<MountHandle>),
+    /// By somebody.
+    Unmounted,
+    /// It may still be there, dead.
+    Failed,
 }
 
 impl Mounted {
@@ -179,23 +189,29 @@ impl Mounted {
     /// Waits until it is over: unmounted by somebody, which is no error.
     /// Cancel-safe.
     pub async fn ended(&mut self) -> Result<(), MountError> {
-        if self.over {
+        let Session::Served(session) = &mut self.session else {
             return std::future::pending().await;
-        }
-        let ended = (&mut *self.session).await;
-        self.over = true;
+        };
+        let ended = (&mut **session).await;
+        self.session = if ended.is_ok() { Session::Unmounted } else { Session::Failed };
         self.net.end();
         ended.map_err(|error| MountError::Ended { path: self.path.clone(), error })
     }
 
     /// Takes the mount out of the tree of files. Who has files open there is served
     /// on as long as this program runs.
-    pub async fn unmount(&self) {
+    pub async fn unmount(&mut self) {
+        // It may have ended just now: what is there then is another's, though it may
+        // have the same device number.
+        let _ = timeout(Duration::ZERO, self.ended()).await;
+        if let Session::Unmounted = self.session {
+            return;
+        }
         let there = match mounts::on(&self.path) {
             Ok(there) => there.map(|mount| mount.device),
             Err(error) => return tracing::warn!("cannot see what is mounted: {error}"),
         };
-        // Somebody may have unmounted it, and mounted something else.
+        // Somebody may have unmounted it lazily, and mounted something else.
         if there.is_none() || there != self.device {
             return;
         }
