@@ -33,7 +33,7 @@ The TCP stack of a host that you reach by ssh, as files: dial from there and \
 take calls there, over one ssh connection.
 
 Without a command it connects to HOST by ssh and serves the file tree on a \
-private Unix socket, by 9P, until it is stopped.";
+private Unix socket, by 9P, and with -m as files, until it is stopped.";
 
 const AFTER: &str = "\
 SSH OPTIONS
@@ -47,6 +47,7 @@ effect. '--' ends our options, for a host that has the name of a command.
 EXAMPLES
   sshnet-host demo                      see it work, on this machine alone
   sshnet-host glenda@example.com        serve example.com's TCP stack
+  sshnet-host -m ~/net example.com      and mount it on ~/net
   sshnet-host -s work -p 2222 gateway   call the service 'work'; ssh port 2222
   sshnet-host dial 10.0.0.7!80          from there to port 80 of 10.0.0.7
   sshnet-host listen '*!8080' cat       take calls there, and echo
@@ -124,9 +125,15 @@ struct CommandLine {
 /// Options that only serving has.
 #[derive(Args, Debug)]
 struct Serving {
-    /// Where the tree will be: what the file cs answers with.
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_PREFIX, value_parser = prefix)]
-    prefix: String,
+    /// Mount the tree on the directory MTPT, by FUSE. It needs the package fuse3,
+    /// and no root.
+    #[arg(short, value_name = "MTPT")]
+    mount: Option<PathBuf>,
+
+    /// Where the tree will be: what the file cs answers with. Without it: MTPT
+    /// with -m, else /net.
+    #[arg(long, value_name = "PATH", value_parser = prefix)]
+    prefix: Option<String>,
 
     /// Log every 9P message to stderr.
     #[arg(short = 'D')]
@@ -173,8 +180,6 @@ struct Tcp {
     #[arg(long)]
     exact_reads: bool,
 }
-
-const DEFAULT_PREFIX: &str = "/net";
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum Kind {
@@ -332,8 +337,11 @@ pub enum FileAction {
 pub struct Serve {
     /// The service's name; a path if there is a `/` in it.
     pub service: OsString,
-    /// What `cs` puts before its answers.
-    pub prefix: String,
+    /// Where to mount the tree.
+    pub mount: Option<PathBuf>,
+    /// What `cs` puts before its answers; `None`: where the tree is mounted, or
+    /// else /net.
+    pub prefix: Option<String>,
     /// Whether to log every 9P message.
     pub debug: bool,
     /// The component to use; `None`: the one built in.
@@ -507,7 +515,7 @@ fn serve(
     serving: Serving,
     rest: Vec<OsString>,
 ) -> Result<Serve, UsageError> {
-    let Serving { prefix, debug, core, ready_fd, caller_address, pipe, tcp } = serving;
+    let Serving { mount, prefix, debug, core, ready_fd, caller_address, pipe, tcp } = serving;
     let Tcp { listen, insecure_listen: anybody, exact_reads } = tcp;
     if let Some(address) = listen.filter(|address| !anybody && !address.ip().is_loopback()) {
         return Err(UsageError::new(format_args!(
@@ -545,12 +553,13 @@ fn serve(
         }
     };
     let service = service.unwrap_or(name);
-    Ok(Serve { service, prefix, debug, core, ready_fd, pipe, listen, exact_reads })
+    Ok(Serve { service, mount, prefix, debug, core, ready_fd, pipe, listen, exact_reads })
 }
 
 impl Serving {
     fn is_default(&self) -> bool {
-        self.prefix == DEFAULT_PREFIX
+        self.mount.is_none()
+            && self.prefix.is_none()
             && !self.debug
             && self.core.is_none()
             && self.ready_fd.is_none()
@@ -605,12 +614,12 @@ enum Word {
 fn kind(word: &OsStr) -> Word {
     match word.as_bytes() {
         b"--" => Word::End,
-        b"-s" | b"--prefix" | b"--core" | b"--ready-fd" | b"--pipe" | b"--listen" => {
+        b"-s" | b"-m" | b"--prefix" | b"--core" | b"--ready-fd" | b"--pipe" | b"--listen" => {
             Word::WithValue
         }
         b"-D" | b"-h" => Word::Flag,
         // Of long options ssh has none: clap says what is wrong with this one.
-        [b'-', b'-', ..] | [b'-', b's', ..] => Word::Flag,
+        [b'-', b'-', ..] | [b'-', b's' | b'm', ..] => Word::Flag,
         b"dial" | b"listen" | b"demo" => Word::Command,
         b"netstat" | b"ls" | b"cat" | b"write" | b"attach" => Word::Command,
         b"completions" | b"man" => Word::Command,
@@ -618,7 +627,8 @@ fn kind(word: &OsStr) -> Word {
     }
 }
 
-fn prefix(text: &str) -> Result<String, String> {
+/// Checks what is to stand before the answers of `cs`.
+pub fn prefix(text: &str) -> Result<String, String> {
     if !text.starts_with('/') {
         return Err("it must start with '/'".to_owned());
     }

@@ -1,9 +1,9 @@
 //! The parts of `sshnet-host`: the TCP stack of a host reached by ssh, as files.
 //!
 //! ```text
-//! commands, serve -> ninep -> tree -> driver -> engine (the component)
-//!                                        |
-//!                                        +----> pipe -> ssh -> the far host
+//! commands, serve -> ninep, fuse -> tree -> driver -> engine (the component)
+//!                                              |
+//!                                              +----> pipe -> ssh -> the far host
 //! ```
 //!
 //! Each part knows those below it and nothing else.
@@ -12,6 +12,7 @@ pub mod args;
 pub mod commands;
 pub mod driver;
 pub mod engine;
+pub mod fuse;
 pub mod ninep;
 pub mod notice;
 pub mod pipe;

@@ -81,9 +81,10 @@ fn failed(error: impl Display) -> u8 {
 }
 
 /// Logs to stderr what `RUST_LOG` asks for, or warnings; and with `messages` every
-/// 9P message.
+/// 9P message. The FUSE library's are not for users: it warns of each interruption
+/// that comes late, which is nothing.
 fn log(messages: bool) {
-    let mut filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let mut filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,fuse3=off"));
     if messages && let Ok(directive) = "sshnet::ninep=debug".parse() {
         filter = filter.add_directive(directive);
     }

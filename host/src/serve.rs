@@ -1,13 +1,14 @@
 //! Serving: from a command line to a far side's tree on a socket, and the end of it.
 //!
 //! ```text
-//! socket bound -> core compiled -> pipe started -> "serving" -> signal: shut down
-//!                                                            -> pipe ended: fail
+//! socket bound -> core compiled -> pipe started -> mounted -> "serving"
+//!                                      "serving" -> signal: unmount, shut down
+//!                                                -> pipe ended: unmount, fail
 //! ```
 //!
 //! The socket is bound first, so that a name in use is known before ssh asks for a
-//! password; whoever connects before the pipe is up waits. At the end the tree's
-//! users get their errors before the program goes.
+//! password; so is the mount point looked at. Whoever connects before the pipe is
+//! up waits. At the end the tree's users get their errors before the program goes.
 
 pub mod names;
 
@@ -16,7 +17,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::args;
 use crate::driver::Driver;
 use crate::engine::{Config, Core, Engine, EngineError, Sandbox};
+use crate::fuse::{MountError, Mounted, Mountpoint};
 use crate::ninep;
 use crate::notice::notice;
 use crate::pipe::error::PipeError;
@@ -35,6 +37,8 @@ use crate::services::{self, ServiceError};
 use crate::signals::Signals;
 use crate::tree::{Owner, Tree};
 
+/// Where the tree is taken to be when nobody says.
+const DEFAULT_PREFIX: &str = "/net";
 /// A signal that comes so soon after the end of ssh has ended ssh, too: Ctrl-C
 /// goes to all processes of the terminal.
 const SAME_SIGNAL: Duration = Duration::from_millis(200);
@@ -66,6 +70,17 @@ pub enum ServeError {
     /// The pipe could not be started, or has ended.
     #[error("{0}")]
     Pipe(#[from] PipeError),
+    /// There is no mount, or none any more.
+    #[error("{0}")]
+    Mount(#[from] MountError),
+    /// The mount point cannot stand in answers of `cs`.
+    #[error("cs cannot answer with the mount point {}: {why};\ngive --prefix", path.display())]
+    Prefix {
+        /// The mount point.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The engine gave up.
     #[error("the session failed: {0}")]
     Session(String),
@@ -95,7 +110,12 @@ pub async fn run(options: args::Serve, ready: Option<OwnedFd>) -> Result<(), Ser
     let (service, socket) = services::bind(&options.service)?;
     let listener = listener(socket)?;
     let (tcp, also) = tcp_listener(options.listen).await?;
-    let engine = engine(options.core.as_deref(), &options.prefix)?;
+    let mountpoint = match &options.mount {
+        Some(path) => Some(Mountpoint::prepare(path).await?),
+        None => None,
+    };
+    let prefix = prefix(options.prefix, mountpoint.as_ref())?;
+    let engine = engine(options.core.as_deref(), &prefix)?;
     let started = tokio::select! {
         biased;
         () = signals.next() => Err(ServeError::Stopped),
@@ -115,13 +135,31 @@ pub async fn run(options: args::Serve, ready: Option<OwnedFd>) -> Result<(), Ser
     let driver = Driver::new(engine);
     let mut pipe = tokio::spawn(pipe(driver.pipe_up()));
     let tree = Tree::new(driver.clone(), Owner::current());
+    let mut mounted = match mountpoint {
+        None => None,
+        Some(mountpoint) => match mountpoint.mount(tree.clone()).await {
+            Ok(mounted) => Some(mounted),
+            Err(error) => {
+                shut_down(&driver, &mut pipe, &mut signals).await;
+                return Err(error.into());
+            }
+        },
+    };
     let granted = ninep::Options { exact_reads: options.exact_reads, ..ninep::Options::default() };
     let mut ninep = tokio::spawn(listen(listener, tcp, tree, granted));
-    notice(format_args!("serving {name} on {}{also}", service.path().display()));
+    let socket = service.path().display();
+    match &mounted {
+        None => notice(format_args!("serving {name} on {socket}{also}")),
+        Some(mounted) => notice(format_args!(
+            "serving {name} on {socket}{also}, mounted on {}",
+            mounted.path().display()
+        )),
+    }
     drop(ready);
 
     let ended = tokio::select! {
         () = signals.next() => None,
+        error = mount_ended(&mut mounted) => Some(error.into()),
         ended = &mut pipe => Some(why(ended, &driver).await),
         reason = driver.failure() => Some(ServeError::Session(reason)),
         ended = &mut ninep => Some(ServeError::System("cannot take 9P connections", match ended {
@@ -132,6 +170,9 @@ pub async fn run(options: args::Serve, ready: Option<OwnedFd>) -> Result<(), Ser
     };
     // Nobody can come any more. The directory goes later: ssh has its own in it.
     service.withdraw();
+    if let Some(mounted) = &mut mounted {
+        mounted.unmount().await;
+    }
     let Some(error) = ended else {
         shut_down(&driver, &mut pipe, &mut signals).await;
         ninep.abort();
@@ -147,6 +188,33 @@ pub async fn run(options: args::Serve, ready: Option<OwnedFd>) -> Result<(), Ser
     ninep.abort();
     end(&mut pipe).await;
     if stopped { Ok(()) } else { Err(error) }
+}
+
+/// What `cs` is to put before its answers.
+fn prefix(given: Option<String>, mountpoint: Option<&Mountpoint>) -> Result<String, ServeError> {
+    let path = match (given, mountpoint) {
+        (Some(prefix), _) => return Ok(prefix),
+        (None, None) => return Ok(DEFAULT_PREFIX.to_owned()),
+        (None, Some(mountpoint)) => mountpoint.path(),
+    };
+    let text = path.to_str().ok_or_else(|| "it is not UTF-8".to_owned());
+    let prefix = text.and_then(args::prefix);
+    prefix.map_err(|why| ServeError::Prefix { path: path.to_owned(), why })
+}
+
+/// Waits until the mount has failed. One that was unmounted is nothing that could
+/// end the service: there is still the socket.
+async fn mount_ended(mounted: &mut Option<Mounted>) -> MountError {
+    if let Some(mounted) = mounted {
+        match mounted.ended().await {
+            Ok(()) => notice(format_args!(
+                "{} was unmounted; the socket is still served",
+                mounted.path().display()
+            )),
+            Err(error) => return error,
+        }
+    }
+    std::future::pending().await
 }
 
 /// Makes the engine, from this component or the one built in.

@@ -65,6 +65,30 @@ pub fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Keeps every descriptor of a device of this process's from its children.
+///
+/// For one that a library has got from another process and left open to them.
+#[allow(unsafe_code)]
+pub fn keep_from_children(device: &str) -> io::Result<()> {
+    let wanted = rustix::fs::stat(device)?.st_rdev;
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let name = entry?.file_name();
+        let Some(number) = name.to_str().and_then(|name| name.parse::<RawFd>().ok()) else {
+            continue;
+        };
+        // SAFETY: it is not -1. Another thread may have closed it by now, or opened
+        // something else by its number: then nothing is found out, or a mark is set
+        // that this program sets on all of its files.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+        let Ok(found) = rustix::fs::fstat(borrowed) else { continue };
+        let is_device = rustix::fs::FileType::from_raw_mode(found.st_mode).is_char_device();
+        if is_device && found.st_rdev == wanted {
+            rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC)?;
+        }
+    }
+    Ok(())
+}
+
 /// Whether this process was started with SIGHUP ignored, as by nohup(1).
 pub fn hangup_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

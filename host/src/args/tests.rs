@@ -68,12 +68,21 @@ fn from_the_first_word_that_is_not_ours_everything_is_sshs() {
 fn our_options_are_read() {
     let serve = served("-D --prefix /n/far/ --core c.wasm --ready-fd 3 --caller-address host");
     assert!(serve.debug);
-    assert_eq!(serve.prefix, "/n/far");
+    assert_eq!(serve.prefix.as_deref(), Some("/n/far"));
     assert_eq!(serve.core, Some(PathBuf::from("c.wasm")));
     assert_eq!(serve.ready_fd, Some(3));
     assert!(matches!(serve.pipe, Pipe::Openssh { caller_address: true, .. }));
-    assert_eq!(served("--prefix=/x host").prefix, "/x");
-    assert_eq!(served("host").prefix, "/net");
+    assert_eq!(served("--prefix=/x host").prefix.as_deref(), Some("/x"));
+    assert_eq!(served("host").prefix, None);
+    assert_eq!(served("host").mount, None);
+    assert_eq!(served("-m /n/far host").mount, Some("/n/far".into()));
+    assert_eq!(served("-mnet -s x host").mount, Some("net".into()));
+    // After the first word that is not ours it is ssh's.
+    assert_eq!(
+        far("host -m hmac-sha2-256"),
+        ("-m hmac-sha2-256".into(), "host".into(), "host".into())
+    );
+    assert_eq!(served("-p 22 -m hmac-sha2-256 host").mount, None);
     let serve = served("--pipe loopback -s name");
     assert_eq!((serve.pipe, serve.service), (Pipe::Loopback, "name".into()));
     assert_eq!(served("--pipe=loopback").service, "loopback");
