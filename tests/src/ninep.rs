@@ -209,6 +209,12 @@ impl Client {
         client
     }
 
+    /// Ends the connection, with all that is open on it.
+    pub fn hang_up(&self) {
+        // It may have ended already.
+        let _ = self.inner.stream.shutdown(std::net::Shutdown::Both);
+    }
+
     /// The dialect that it speaks.
     pub fn dialect(&self) -> Dialect {
         self.inner.dialect

@@ -2,10 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, ToSocketAddrs};
+use std::sync::Mutex;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex};
 
-use sshnet_tests::ninep::{Client, Dialect, NineError};
+use sshnet_tests::ninep::{Client, Dialect, Mode, NineError};
 use sshnet_tests::sshd::{Sshd, free_port};
 use sshnet_tests::world::{Kind, Service, World, until};
 
@@ -143,27 +143,23 @@ fn the_far_side_hangs_up(kind: Kind) {
 
 fn a_client_dials_again_after_a_hangup(kind: Kind) {
     let world = World::new(kind);
-    let count = Arc::new(Mutex::new(0));
-    let service = Service::new(move |mut stream| {
-        let number = {
-            let mut count = count.lock().expect("no panic");
-            *count += 1;
-            *count
-        };
-        stream.write_all(format!("you are {number}\n").as_bytes()).expect("the caller is there");
-        let _ = stream.read(&mut [0; 100]);
-    });
+    let echo = Service::echo();
     let client = Client::connect(&world.socket(), Dialect::Linux);
     let (directory, ctl) = client.clone_client().expect("there is room");
     for round in 1..10 {
-        ctl.control(&format!("connect {}", service.address())).expect("it answers");
-        // Every second one leaves it unread, and the next must not see it.
-        let data = client
-            .open(&format!("{directory}/data"), sshnet_tests::ninep::Mode::Both)
-            .expect("data opens");
+        ctl.control(&format!("connect {}", echo.address())).expect("it answers");
+        let data = client.open(&format!("{directory}/data"), Mode::Both).expect("data opens");
+        let said = format!("round {round}\n");
+        data.write(said.as_bytes()).wait_count().expect("the write");
         if round % 2 == 0 {
             let told = data.read(100).wait_data().expect("the read");
-            assert_eq!(String::from_utf8_lossy(&told), format!("you are {round}\n"));
+            assert_eq!(String::from_utf8_lossy(&told), said);
+        } else {
+            // Left unread, and the next must not see it.
+            until("the echo has come", || {
+                let status = client.text(&format!("{directory}/status")).expect("it is there");
+                status.contains(&format!(" qin {} ", said.len()))
+            });
         }
         ctl.control("hangup").expect("hangup is always possible");
     }

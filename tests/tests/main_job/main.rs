@@ -30,3 +30,4 @@ mod dial;
 mod ending;
 mod idle;
 mod input;
+mod stall;

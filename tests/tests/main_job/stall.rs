@@ -1,0 +1,138 @@
+//! Those who do not read, and those who go while they wait: nobody else notices.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::Duration;
+
+use sshnet_tests::ninep::{Body, Client, Dialect, IO, Mode, PATIENCE, frame, read_frame, tversion};
+use sshnet_tests::world::{Kind, Service, World, until};
+
+on_each_pipe!(
+    eight_uploads_and_eight_downloads_beside_a_reader_that_stands_still,
+    a_clunk_with_a_read_outstanding_is_answered,
+);
+
+/// A service that sends so much and ends.
+fn source(amount: usize) -> Service {
+    Service::new(move |mut stream| {
+        let buffer = vec![b's'; 64 << 10];
+        let mut left = amount;
+        while left > 0 {
+            let piece = left.min(buffer.len());
+            if stream.write_all(&buffer[..piece]).is_err() {
+                return;
+            }
+            left -= piece;
+        }
+    })
+}
+
+/// sshnet.c: each side waited for the other to read before it read itself, and
+/// everything stood still for ever (defect 24).
+fn eight_uploads_and_eight_downloads_beside_a_reader_that_stands_still(kind: Kind) {
+    const EACH: usize = 4 << 20;
+    let world = World::new(kind);
+    let endless = source(usize::MAX);
+    let finite = source(EACH);
+    let sink = Service::new(|mut stream| {
+        let mut buffer = vec![0; 64 << 10];
+        let mut total = 0_usize;
+        while let Ok(count @ 1..) = stream.read(&mut buffer) {
+            total += count;
+        }
+        let _ = stream.write_all(total.to_string().as_bytes());
+    });
+    let client = Client::connect(&world.socket(), Dialect::Linux);
+    let (stuck, _stuck_ctl, _stuck_data) = client.dial(&endless.address()).expect("it answers");
+    until("what nobody reads has filled its window", || {
+        let status = client.text(&format!("{stuck}/status")).expect("it is there");
+        status.contains(" window 0/") && !status.contains("qin 0 ")
+    });
+    let mut threads = Vec::new();
+    for _ in 0..8 {
+        let (client, address) = (client.clone(), finite.address());
+        threads.push(thread::spawn(move || {
+            let (_, _ctl, data) = client.dial(&address).expect("it answers");
+            assert_eq!(data.read_to_end().expect("the reads").len(), EACH);
+        }));
+        let client = Client::connect(&world.socket(), Dialect::Unix);
+        let address = sink.address();
+        threads.push(thread::spawn(move || {
+            let (_, ctl, data) = client.dial(&address).expect("it answers");
+            let writes: Vec<_> =
+                (0..EACH / IO as usize).map(|_| data.write(&[b'u'; IO as usize])).collect();
+            for write in writes {
+                assert_eq!(write.wait_count(), Ok(IO));
+            }
+            ctl.control("closewrite").expect("it is open");
+            let told = data.read_to_end().expect("the reads");
+            assert_eq!(String::from_utf8_lossy(&told), EACH.to_string());
+        }));
+    }
+    for thread in threads {
+        thread.join().expect("each moves its bytes");
+    }
+}
+
+/// sshnet.c: the fid's last reference went with the request, inside the only
+/// thread that could take it (defect 15).
+fn a_clunk_with_a_read_outstanding_is_answered(kind: Kind) {
+    let world = World::new(kind);
+    let echo = Service::echo();
+    for dialect in Dialect::ALL {
+        let client = Client::connect(&world.socket(), dialect);
+        let (directory, ctl, data) = client.dial(&echo.address()).expect("it answers");
+        let reads: Vec<_> = (0..3).map(|_| data.read(100)).collect();
+        data.close();
+        ctl.close();
+        for read in reads {
+            // Given up with its fid, or ended with its conversation.
+            read.wait().expect_err("its file is closed");
+        }
+        until("the conversation is gone", || client.walk(&directory).is_err());
+        // The same by hanging up the whole connection.
+        let (directory, _ctl, data) = client.dial(&echo.address()).expect("it answers");
+        let other = Client::connect(&world.socket(), dialect);
+        other.walk(&directory).expect("it is there");
+        let _pending = data.read(100);
+        client.hang_up();
+        until("the conversation is gone with its connection", || other.walk(&directory).is_err());
+    }
+}
+
+/// sshnet.c wrote its replies where it took its requests: a client that did not
+/// read them stopped all others (defect 25).
+#[test]
+fn a_9p_client_that_does_not_read_stalls_itself_alone() {
+    let world = World::new(Kind::Loopback);
+    let echo = Service::echo();
+    let mut lazy = UnixStream::connect(world.socket()).expect("it serves");
+    lazy.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    let steps = [
+        tversion("9P2000"),
+        frame(104, 1, Body::new().u32(0).u32(!0).string("tester").string("")),
+        frame(110, 1, Body::new().u32(0).u32(1).u16(2).string("tcp").string("clone")),
+        frame(112, 1, Body::new().u32(1).u8(Mode::Both as u8)),
+    ];
+    for step in steps {
+        lazy.write_all(&step).expect("it reads");
+        let (_, (kind, _)) = read_frame(&mut lazy).expect("it answers").expect("and stays");
+        assert!(!matches!(kind, 7 | 107), "a step was refused");
+    }
+    // Of the replies Rstat is the largest for the least that is asked.
+    lazy.set_write_timeout(Some(Duration::from_millis(300))).expect("a socket");
+    let mut asked = 0_u32;
+    loop {
+        let stat = frame(124, (asked % 0x7fff) as u16, Body::new().u32(1));
+        match lazy.write_all(&stat) {
+            Ok(()) => asked += 1,
+            Err(_) => break,
+        }
+        assert!(asked < 1_000_000, "the server keeps replies without end");
+    }
+    let witness = Client::connect(&world.socket(), Dialect::Linux);
+    let (_, _ctl, data) = witness.dial(&echo.address()).expect("it answers");
+    data.write(b"hello").wait_count().expect("the write");
+    assert_eq!(data.read(100).wait_data(), Ok(b"hello".to_vec()));
+}
