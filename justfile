@@ -20,7 +20,7 @@ check:
     scripts/setup build
     cargo fmt --all --check
     cargo clippy --workspace --all-targets --locked -- -D warnings
-    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
+    RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --locked
 
 # Build the component alone: target/wasm32-wasip2/component/sshnet_core.wasm
 component:

@@ -194,8 +194,8 @@ enum Subcommands {
     Dial {
         #[command(flatten)]
         using: Using,
-        /// HOST!PORT, tcp!HOST!PORT, HOST:PORT or [IPV6]:PORT. PORT is a number or
-        /// a name of /etc/services.
+        /// HOST!PORT, tcp!HOST!PORT or HOST:PORT, there with an IPv6 address in
+        /// brackets. PORT is a number or a name of /etc/services.
         #[arg(value_parser = address::target, value_name = "HOST!PORT")]
         target: Target,
     },

@@ -50,6 +50,9 @@ impl Session {
                 self.out.warn(format!("{error}"));
                 return Ok(());
             }
+            Err(error @ MessageError::Empty) => {
+                return Err(format!("the far side sent an {error}"));
+            }
             Err(error) => return Err(format!("the far side sent a {error}")),
         };
         match message {
