@@ -10,6 +10,11 @@ demo:
 test *ARGS:
     scripts/test {{ ARGS }}
 
+# Try it with the Linux kernel's 9P client, in qemu; KERNEL is a Debian package.
+v9fs *KERNEL:
+    scripts/setup build
+    tests/v9fs/run {{ KERNEL }}
+
 # What CI runs before the tests.
 check:
     scripts/setup build
@@ -27,3 +32,7 @@ component:
 install:
     scripts/setup build
     cargo install --locked --path host
+
+# Run so many seeds of the simulator, on the component and the native engine.
+sim RUNS="10000":
+    SSHNET_SIM_RUNS={{ RUNS }} cargo test --package sshnet-tests --test sim --locked -- --nocapture every_seed

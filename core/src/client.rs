@@ -30,7 +30,7 @@ use crate::effect::{
     ClientId, ClientInfo, ClientState, Error, Instant, Protocol, RequestId, TextFile,
 };
 use crate::table::{Ours, Theirs};
-use crate::window::{ReceiveWindow, SendWindow};
+use crate::window::{Budget, ReceiveWindow, SendWindow};
 
 /// A write to `ctl` that waits for one of its lines to take effect.
 #[derive(Debug)]
@@ -133,12 +133,25 @@ pub(crate) struct Conversation {
     /// Bytes in `writes` that are not sent.
     pub(crate) unsent: u64,
     pub(crate) outgoing: Outgoing,
-    /// It is in the session's queue of those that have something to send.
-    pub(crate) in_turn: bool,
+    pub(crate) place: Place,
     /// Channel requests of ours that the peer has not answered.
     pub(crate) probes: u32,
+    /// How many answers from now is the one that says that data has arrived.
+    pub(crate) awaits_arrival: Option<u32>,
     pub(crate) received: u64,
     pub(crate) sent: u64,
+}
+
+/// Where a conversation waits for its turn to send.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Place {
+    /// Nowhere: it has nothing to send, or no window.
+    None,
+    /// In the queue of those that take turns.
+    Turn,
+    /// Among those that wait for a share of what may be on the way, with this
+    /// need.
+    Share(u64),
 }
 
 /// The direction away from here.
@@ -163,6 +176,8 @@ pub(crate) struct Write {
 /// What is left of a conversation that the far side ended.
 #[derive(Debug)]
 pub(crate) struct Remains {
+    /// Why nothing can be written any more.
+    pub(crate) error: Error,
     pub(crate) inbox: Inbox,
     pub(crate) receive: ReceiveWindow,
     pub(crate) received: u64,
@@ -225,14 +240,6 @@ impl Inbox {
         self.end.is_some()
     }
 
-    /// What a writer is told once this has ended.
-    pub(crate) fn broken(&self) -> Error {
-        match &self.end {
-            Some(End::Broken(error)) => error.clone(),
-            _ => Error::closed_by_peer(),
-        }
-    }
-
     /// Bytes not read.
     pub(crate) fn len(&self) -> usize {
         self.length
@@ -292,8 +299,9 @@ impl Conversation {
             writes: VecDeque::new(),
             unsent: 0,
             outgoing: Outgoing::Open,
-            in_turn: false,
+            place: Place::None,
             probes: 0,
+            awaits_arrival: None,
             received: 0,
             sent: 0,
         }
@@ -309,6 +317,7 @@ impl Conversation {
     pub(crate) fn take_writes(
         &mut self,
         count: u32,
+        uploads: &mut Budget,
         mut put: impl FnMut(&[u8]),
         mut done: impl FnMut(RequestId, u32),
     ) {
@@ -326,7 +335,7 @@ impl Conversation {
         }
         self.unsent = self.unsent.saturating_sub(u64::from(count));
         self.sent += u64::from(count);
-        self.send.sent(count);
+        self.send.sent(count, uploads);
     }
 }
 

@@ -45,7 +45,7 @@ pub struct Limits {
     pub name: u32,
     /// Bytes of writes that wait to be sent.
     pub queued: u64,
-    /// Bytes sent for which the peer has not yet given new window.
+    /// Bytes sent that the peer has not yet acknowledged.
     pub unacknowledged: u64,
     /// Bytes received and not yet read, and those that the peer may still send.
     pub windows: u64,
@@ -105,8 +105,10 @@ impl Limits {
         self.requests = self.requests.max(1);
         self.line = self.line.max(64);
         self.name = self.name.max(16);
-        self.unacknowledged = self.unacknowledged.max(u64::from(self.packet));
-        self.windows = self.windows.max(4 * u64::from(self.packet));
+        // Each client is sure of a byte, or it would stall.
+        let least = u64::from(self.clients).max(4 * u64::from(self.packet));
+        self.unacknowledged = self.unacknowledged.max(least);
+        self.windows = self.windows.max(least);
         self.window = self.window.max(self.packet);
         self.window_max = self.window_max.max(self.window);
         self.room = self.room.max(self.packet);

@@ -5,6 +5,7 @@
 use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use crate::config::Services;
 use crate::effect::{Error, ErrorCode, Protocol};
@@ -19,10 +20,11 @@ pub(crate) enum Target {
 /// Where calls are taken.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Announced {
-    /// The address as it goes over the wire: empty for all.
+    /// The address as it goes over the wire: empty for all. In this order, so
+    /// that all that is announced at one port stands together.
     Tcp {
-        address: String,
         port: u16,
+        address: String,
     },
     Unix {
         path: String,
@@ -36,7 +38,9 @@ pub(crate) enum Command {
     Announce(Announced),
     Hangup,
     CloseWrite,
-    /// An empty line.
+    /// Refuse the call, for this reason.
+    Reject(String),
+    /// An empty line, or a message that has no meaning here and does no harm.
     Nothing,
 }
 
@@ -80,18 +84,44 @@ impl Parser {
         let line = core::str::from_utf8(line).map_err(|_| bad("not UTF-8"))?;
         let mut words = line.split([' ', '\t', '\r', '\0']).filter(|word| !word.is_empty());
         let Some(verb) = words.next() else { return Ok(Command::Nothing) };
-        let mut argument = |what: &str| words.next().ok_or_else(|| bad(&format!("{verb} {what}")));
+        let needs = |what: &str| bad(&format!("{verb} needs {what}"));
         let command = match verb {
             "connect" => {
-                let target = argument("needs host!port")?;
-                Command::Connect(self.target(protocol, target).map_err(|e| bad(&e))?)
+                let target = words.next().ok_or_else(|| needs("host!port"))?;
+                let target = self.target(protocol, target).map_err(|e| bad(&e))?;
+                // The far side picks the port that it calls from.
+                if protocol == Protocol::Tcp
+                    && let Some(port) = words.next()
+                {
+                    self.port(port).map_err(|e| bad(&e))?;
+                }
+                Command::Connect(target)
             }
             "announce" => {
-                let address = argument("needs address!port")?;
+                let address = words.next().ok_or_else(|| needs("address!port"))?;
                 Command::Announce(self.announced(protocol, address).map_err(|e| bad(&e))?)
             }
             "hangup" => Command::Hangup,
             "closewrite" => Command::CloseWrite,
+            "reject" => {
+                // The number is that of the call's directory (dial(2)).
+                words.next();
+                return Ok(Command::Reject(words.collect::<Vec<_>>().join(" ")));
+            }
+            // dial(2) writes it to whoever took the call: it is taken already.
+            "accept" => {
+                words.next();
+                Command::Nothing
+            }
+            // ssh looks after the connection itself.
+            "keepalive" => {
+                let every = words.next().unwrap_or("0");
+                if every.bytes().any(|b| !b.is_ascii_digit()) {
+                    return Err(bad("keepalive takes milliseconds"));
+                }
+                Command::Nothing
+            }
+            "bind" => return Err(bad("the far side picks the local address")),
             _ => return Err(bad(verb)),
         };
         match words.next() {
@@ -106,7 +136,8 @@ impl Parser {
             Protocol::Tcp => {
                 let (host, port) =
                     text.split_once('!').ok_or_else(|| format!("{text} is not host!port"))?;
-                let port = self.port(port)?;
+                // `!r` asks for a privileged port to call from (ip(3)): see above.
+                let port = self.port(port.strip_suffix("!r").unwrap_or(port))?;
                 if port == 0 {
                     return Err("port 0 cannot be called".to_owned());
                 }

@@ -318,6 +318,6 @@ pub struct Statistics {
     pub windows: u64,
     /// Bytes of writes not yet sent.
     pub queued: u64,
-    /// Bytes sent for which the peer has not yet given new window.
+    /// Bytes sent that the peer has not yet acknowledged.
     pub unacknowledged: u64,
 }

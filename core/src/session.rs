@@ -12,7 +12,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::client::{Bound, End, Inbox, Outgoing, Remains, State};
+use crate::client::{Bound, Conversation, End, Inbox, Outgoing, Remains, State};
 use crate::config::{Config, Limits, Services};
 use crate::ctl::{Announced, Parser};
 use crate::effect::{
@@ -21,7 +21,7 @@ use crate::effect::{
 };
 use crate::message::Message;
 use crate::table::{Channels, Clients};
-use crate::window::{ReceiveWindow, WindowPool};
+use crate::window::{Budget, ReceiveWindow};
 
 mod flow;
 mod peer;
@@ -46,11 +46,13 @@ pub struct Session {
     serial: u64,
     /// Conversations that have something to send, and may.
     turn: VecDeque<ClientId>,
-    /// Conversations that wait for others' bytes to be acknowledged.
-    starved: VecDeque<ClientId>,
-    pool: WindowPool,
+    /// Conversations that wait for bytes to be acknowledged, by how many.
+    starved: BTreeSet<(u64, ClientId)>,
+    /// What the peer may send, or sent and nobody read.
+    pool: Budget,
+    /// What we sent and the peer did not acknowledge.
+    uploads: Budget,
     queued: u64,
-    unacknowledged: u64,
     /// When a dial or an announcement is given up.
     deadlines: BTreeSet<(Instant, ClientId)>,
     wake: Option<Instant>,
@@ -64,8 +66,8 @@ struct Pipe {
     awaited: VecDeque<Awaited>,
     /// When the last message came.
     heard: Instant,
-    /// A sign of life was asked for since then.
-    probed: bool,
+    /// When a sign of life was asked for since then.
+    probed: Option<Instant>,
 }
 
 /// A global request that the peer has not answered.
@@ -96,6 +98,20 @@ impl Out {
 
     fn send(&mut self, message: &Message<'_>) {
         self.send_bytes(message.encode());
+    }
+
+    /// Asks for an answer on a channel; answers how many are owed then. Every peer
+    /// must refuse a request that it doesn't know (RFC 4254 section 5.4), which is
+    /// all that is asked of it.
+    fn ask(&mut self, c: &mut Conversation) -> u32 {
+        c.probes += 1;
+        self.send(&Message::Request {
+            recipient: c.peer.0,
+            name: b"keepalive@openssh.com",
+            want_reply: true,
+            data: b"",
+        });
+        c.probes
     }
 
     fn send_bytes(&mut self, message: Vec<u8>) {
@@ -142,10 +158,10 @@ impl Session {
             calls: 0,
             serial: 0,
             turn: VecDeque::new(),
-            starved: VecDeque::new(),
-            pool: WindowPool::new(limits.windows, limits.clients, limits.packet),
+            starved: BTreeSet::new(),
+            pool: Budget::new(limits.windows, limits.clients, limits.packet),
+            uploads: Budget::new(limits.unacknowledged, limits.clients, limits.packet),
             queued: 0,
-            unacknowledged: 0,
             deadlines: BTreeSet::new(),
             wake: None,
             out: Out::default(),
@@ -158,7 +174,7 @@ impl Session {
             self.out.warn("the pipe is up already".into());
             return self.finish();
         }
-        self.pipe = Some(Pipe { awaited: VecDeque::new(), heard: self.now, probed: false });
+        self.pipe = Some(Pipe { awaited: VecDeque::new(), heard: self.now, probed: None });
         for id in self.clients.ids() {
             self.resume(id);
         }
@@ -241,7 +257,7 @@ impl Session {
             in_pipe: self.out.in_pipe,
             windows: self.pool.total(),
             queued: self.queued,
-            unacknowledged: self.unacknowledged,
+            unacknowledged: self.uploads.total(),
             ..self.out.statistics
         }
     }
@@ -255,10 +271,10 @@ impl Session {
         if self.pipe.is_some() && self.out.in_pipe > limit {
             self.fail("the far side asks for answers and does not read them");
         }
-        let alive = self.pipe.as_ref().filter(|_| self.limits.keepalive > 0).map(|pipe| {
-            let rounds = if pipe.probed { 2 } else { 1 };
-            pipe.heard.saturating_add(self.limits.keepalive.saturating_mul(rounds))
-        });
+        let alive =
+            self.pipe.as_ref().filter(|_| self.limits.keepalive > 0).map(|pipe| {
+                pipe.probed.unwrap_or(pipe.heard).saturating_add(self.limits.keepalive)
+            });
         let next = self.deadlines.first().map(|&(at, _)| at).into_iter().chain(alive).min();
         // A wake-up that comes too early does no harm, one more effect in each
         // event does.
@@ -283,14 +299,13 @@ impl Session {
     fn keep_alive(&mut self) {
         let keepalive = self.limits.keepalive;
         let Some(pipe) = self.pipe.as_mut().filter(|_| keepalive > 0) else { return };
-        let silent = self.now.saturating_sub(pipe.heard);
-        if silent < keepalive {
+        // Counted from the question, not from what was heard last: a host that
+        // slept owes the peer its time to answer all the same.
+        if self.now.saturating_sub(pipe.probed.unwrap_or(pipe.heard)) < keepalive {
             return;
         }
-        if pipe.probed {
-            if silent >= keepalive.saturating_mul(2) {
-                self.fail("the far side gives no sign of life");
-            }
+        if pipe.probed.is_some() {
+            self.fail("the far side gives no sign of life");
             return;
         }
         let Some(owner) = self.channels.any_open() else {
@@ -298,19 +313,11 @@ impl Session {
             pipe.heard = self.now;
             return;
         };
-        pipe.probed = true;
+        pipe.probed = Some(self.now);
         if let Ok(client) = self.clients.get_mut(owner)
             && let State::Established(c) = &mut client.state
         {
-            // Every peer must refuse a request that it doesn't know (RFC 4254
-            // section 5.4), which is all that is asked of it.
-            c.probes += 1;
-            self.out.send(&Message::Request {
-                recipient: c.peer.0,
-                name: b"keepalive@openssh.com",
-                want_reply: true,
-                data: b"",
-            });
+            self.out.ask(c);
         }
     }
 
@@ -321,7 +328,6 @@ impl Session {
         self.turn.clear();
         self.starved.clear();
         self.channels = Channels::new();
-        self.unacknowledged = 0;
         let error = Error::new(ErrorCode::NetworkDown, reason);
         for id in self.clients.ids() {
             let Ok(client) = self.clients.get_mut(id) else { continue };
@@ -353,17 +359,25 @@ impl Session {
             return;
         }
         let State::Established(mut c) = client.enter(State::Closed, self.now) else { return };
-        if !c.inbox.ended() {
+        // A CLOSE after EOF is how a conversation ends; anything else is news.
+        if !(c.inbox.ended() && error.code == ErrorCode::ConnectionReset) {
             client.last_error = Some(error.message.clone());
         }
         c.inbox.end(End::Broken(error.clone()));
         c.receive.close(&mut self.pool);
         let taken = self.out.serve(&mut c.inbox);
         c.receive.consumed(taken, &mut self.pool);
-        let remains =
-            Remains { inbox: c.inbox, receive: c.receive, received: c.received, sent: c.sent };
-        client.enter(State::Finished(remains), self.now);
-        self.unacknowledged = self.unacknowledged.saturating_sub(c.send.unacknowledged());
+        self.leave_turn(id, &mut c);
+        let remains = Remains {
+            error: error.clone(),
+            inbox: c.inbox,
+            receive: c.receive,
+            received: c.received,
+            sent: c.sent,
+        };
+        if let Ok(client) = self.clients.get_mut(id) {
+            client.enter(State::Finished(remains), self.now);
+        }
         self.queued = self.queued.saturating_sub(c.unsent);
         for write in c.writes {
             self.out.complete(write.request, Err(error.clone()));
@@ -391,7 +405,7 @@ impl Session {
                 (dial.control, dial.deadline)
             }
             State::Announcing(announcing) => {
-                self.listeners.remove(&announcing.address);
+                self.forget_listener(id, &announcing.address);
                 (announcing.control, announcing.deadline)
             }
             _ => return,
@@ -402,8 +416,15 @@ impl Session {
         self.out.complete(control.request, Err(error));
     }
 
+    /// An address is no longer this client's.
+    fn forget_listener(&mut self, id: ClientId, address: &Announced) {
+        if self.listeners.get(address) == Some(&id) {
+            self.listeners.remove(address);
+        }
+    }
+
     /// Lets go of a window whose bytes nobody will read.
-    fn drop_inbox(pool: &mut WindowPool, inbox: &mut Inbox, receive: &mut ReceiveWindow) {
+    fn drop_inbox(pool: &mut Budget, inbox: &mut Inbox, receive: &mut ReceiveWindow) {
         receive.close(pool);
         receive.consumed(inbox.clear(), pool);
     }

@@ -18,20 +18,87 @@ pub(crate) enum WindowError {
     Overflow,
 }
 
+/// Bytes of one kind that the conversations of a session share.
+///
+/// Every client is sure of a small floor, for which a quarter of the budget is
+/// set aside, so that none ever stalls because of the others. The rest is a
+/// pool: who asks for more gets at most a part of what is free in it, so that
+/// there is always something left for the next.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    floor: u64,
+    pool: u64,
+    /// What is taken of the pool.
+    used: u64,
+    /// What is held, floors included.
+    total: u64,
+}
+
+impl Budget {
+    /// Shares so many bytes among so many clients.
+    pub(crate) fn new(bytes: u64, clients: u32, packet: u32) -> Self {
+        let clients = u64::from(clients.max(1));
+        let floor = (bytes / 4 / clients).clamp(1, u64::from(packet.max(1)));
+        Self { floor, pool: bytes.saturating_sub(floor.saturating_mul(clients)), used: 0, total: 0 }
+    }
+
+    /// All that is held.
+    pub(crate) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// What is not taken of the pool.
+    pub(crate) fn free(&self) -> u64 {
+        self.pool.saturating_sub(self.used)
+    }
+
+    /// The floor, and this part of what is free.
+    fn part(&self, part: u64) -> u32 {
+        u32::try_from(self.floor.saturating_add(self.free() / part)).unwrap_or(u32::MAX)
+    }
+
+    fn above(&self, size: u64) -> u64 {
+        size.saturating_sub(self.floor)
+    }
+
+    /// How many of `more` bytes someone may take who holds some: all of them, if
+    /// the pool has as much again left; else what its floor has. If that is
+    /// nothing, the error is how much has to be free.
+    pub(crate) fn share(&self, held: u64, more: u32) -> Result<u32, u64> {
+        let need = self.above(held.saturating_add(u64::from(more)));
+        if need <= self.free() {
+            return Ok(more);
+        }
+        match self.floor.saturating_sub(held) {
+            0 => Err(need),
+            left => Ok(u32::try_from(left).unwrap_or(more).min(more)),
+        }
+    }
+
+    /// What someone holds went from one size to another.
+    fn change(&mut self, from: u64, to: u64) {
+        self.used = (self.used + self.above(to)).saturating_sub(self.above(from));
+        self.total = (self.total + to).saturating_sub(from);
+    }
+}
+
 /// What we may send.
 #[derive(Debug)]
 pub(crate) struct SendWindow {
     window: u32,
     packet: u32,
-    /// Sent, and not made up for by adjustments: what may wait in buffers on the
-    /// way. A peer that raises its window beyond what was sent owes nothing.
+    /// Sent, and not made up for by adjustments or answers: what may wait in
+    /// buffers on the way. A peer that raises its window beyond what was sent owes
+    /// nothing.
     unacknowledged: u64,
+    /// How many of those were sent before the question under way.
+    asked: u64,
 }
 
 impl SendWindow {
     /// A window as the peer opened it; our own limit on packets applies, too.
     pub(crate) fn new(window: u32, peer_packet: u32, packet: u32) -> Self {
-        Self { window, packet: peer_packet.min(packet), unacknowledged: 0 }
+        Self { window, packet: peer_packet.min(packet), unacknowledged: 0, asked: 0 }
     }
 
     /// Bytes that the next message may carry.
@@ -44,73 +111,54 @@ impl SendWindow {
         self.window
     }
 
-    /// Bytes sent that the peer has not made up for.
-    pub(crate) fn unacknowledged(&self) -> u64 {
-        self.unacknowledged
+    /// How many of so many bytes may be on the way as well: see [`Budget::share`].
+    pub(crate) fn share(&self, bytes: u32, uploads: &Budget) -> Result<u32, u64> {
+        uploads.share(self.unacknowledged, bytes)
     }
 
     /// So many bytes, no more than [`SendWindow::sendable`], are sent.
-    pub(crate) fn sent(&mut self, bytes: u32) {
+    pub(crate) fn sent(&mut self, bytes: u32, uploads: &mut Budget) {
         self.window = self.window.saturating_sub(bytes);
+        let before = self.unacknowledged;
         self.unacknowledged += u64::from(bytes);
+        uploads.change(before, self.unacknowledged);
     }
 
-    /// The peer accepts so many more; answers how many sent bytes that makes up for.
-    pub(crate) fn adjust(&mut self, bytes: u32) -> Result<u64, WindowError> {
+    /// The peer accepts so many more, which makes up for as many that were sent.
+    pub(crate) fn adjust(&mut self, bytes: u32, uploads: &mut Budget) -> Result<(), WindowError> {
         self.window = self.window.checked_add(bytes).ok_or(WindowError::Overflow)?;
-        let acknowledged = self.unacknowledged.min(u64::from(bytes));
-        self.unacknowledged -= acknowledged;
-        Ok(acknowledged)
+        self.acknowledge(u64::from(bytes), uploads);
+        Ok(())
     }
-}
 
-/// What the session's receive windows share.
-///
-/// Every client is sure of a small floor, for which a quarter of the budget is
-/// set aside, so that none ever stalls for lack of window. The rest is a pool:
-/// who asks for more gets at most a part of what is free in it, so that there
-/// is always something left for the next.
-#[derive(Debug)]
-pub(crate) struct WindowPool {
-    floor: u32,
-    pool: u64,
-    used: u64,
-    packet: u32,
-    /// All that is granted or unread, floors included.
-    total: u64,
+    /// The peer is asked whether what was sent so far has arrived.
+    pub(crate) fn ask(&mut self) {
+        self.asked = self.unacknowledged;
+    }
+
+    /// It has.
+    pub(crate) fn arrived(&mut self, uploads: &mut Budget) {
+        self.acknowledge(self.asked, uploads);
+    }
+
+    fn acknowledge(&mut self, bytes: u64, uploads: &mut Budget) {
+        let before = self.unacknowledged;
+        self.unacknowledged = before.saturating_sub(bytes);
+        self.asked = self.asked.saturating_sub(before - self.unacknowledged);
+        uploads.change(before, self.unacknowledged);
+    }
+
+    /// The window is gone, and what was on the way with it.
+    pub(crate) fn close(&mut self, uploads: &mut Budget) {
+        self.acknowledge(self.unacknowledged, uploads);
+        self.window = 0;
+    }
 }
 
 /// A new conversation gets at most this part of what is free.
 const FIRST_PART: u64 = 16;
 /// One that consumes gets at most this part.
 const NEXT_PART: u64 = 4;
-
-impl WindowPool {
-    /// Shares this budget among so many clients.
-    pub(crate) fn new(budget: u64, clients: u32, packet: u32) -> Self {
-        let floor = budget / 4 / u64::from(clients.max(1));
-        let floor = u32::try_from(floor).unwrap_or(u32::MAX).min(packet).max(1);
-        let pool = budget.saturating_sub(u64::from(floor) * u64::from(clients));
-        Self { floor, pool, used: 0, packet, total: 0 }
-    }
-
-    /// Bytes granted and not received, and bytes received and not read.
-    pub(crate) fn total(&self) -> u64 {
-        self.total
-    }
-
-    fn part(&self, part: u64) -> u32 {
-        let free = self.pool.saturating_sub(self.used) / part;
-        self.floor.saturating_add(u32::try_from(free).unwrap_or(u32::MAX))
-    }
-
-    /// A client's share went from one size to another.
-    fn change(&mut self, from: u32, to: u32) {
-        let above = |size: u32| u64::from(size.saturating_sub(self.floor));
-        self.used = (self.used + above(to)).saturating_sub(above(from));
-        self.total = (self.total + u64::from(to)).saturating_sub(u64::from(from));
-    }
-}
 
 /// What the peer may send.
 #[derive(Debug)]
@@ -125,9 +173,9 @@ pub(crate) struct ReceiveWindow {
 
 impl ReceiveWindow {
     /// Opens a window of `target` bytes, or what the pool has for a new one.
-    pub(crate) fn new(target: u32, pool: &mut WindowPool) -> Self {
+    pub(crate) fn new(target: u32, pool: &mut Budget) -> Self {
         let open = target.min(pool.part(FIRST_PART));
-        pool.change(0, open);
+        pool.change(0, u64::from(open));
         Self { target, open, unread: 0 }
     }
 
@@ -148,32 +196,34 @@ impl ReceiveWindow {
     }
 
     /// So many of the bytes received were read, or dropped.
-    pub(crate) fn consumed(&mut self, bytes: usize, pool: &mut WindowPool) {
+    pub(crate) fn consumed(&mut self, bytes: usize, pool: &mut Budget) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.unread);
-        pool.change(self.size(), self.size() - bytes);
+        pool.change(self.size().into(), (self.size() - bytes).into());
         self.unread -= bytes;
     }
 
     /// How many bytes to grant now, if it is worth a message: an eighth of the
     /// window or a packet, and half of a window too small for that. (Waiting for
     /// half of every window would halve what a path with delay carries.)
-    pub(crate) fn grant(&mut self, pool: &mut WindowPool) -> Option<u32> {
+    pub(crate) fn grant(&mut self, packet: u32, pool: &mut Budget) -> Option<u32> {
         // Its share is a part of what is free, beyond what it holds already.
-        let held = self.size().saturating_sub(pool.floor);
-        let target = self.target.min(pool.part(NEXT_PART).saturating_add(held));
+        let held = pool.above(self.size().into());
+        let target = self
+            .target
+            .min(pool.part(NEXT_PART).saturating_add(u32::try_from(held).unwrap_or(u32::MAX)));
         let bytes = target.checked_sub(self.size())?;
-        let worth = pool.packet.max(target / 8).min(target / 2).max(1);
+        let worth = packet.max(target / 8).min(target / 2).max(1);
         if bytes < worth {
             return None;
         }
-        pool.change(self.size(), self.size() + bytes);
+        pool.change(self.size().into(), (self.size() + bytes).into());
         self.open += bytes;
         Some(bytes)
     }
 
     /// The window is gone: the peer sends no more, what it sent is still unread.
-    pub(crate) fn close(&mut self, pool: &mut WindowPool) {
-        pool.change(self.size(), self.unread);
+    pub(crate) fn close(&mut self, pool: &mut Budget) {
+        pool.change(self.size().into(), self.unread.into());
         self.open = 0;
     }
 

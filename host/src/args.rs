@@ -6,14 +6,17 @@
 //! name of a command is that command, unless `--` stands before it.
 
 pub mod address;
+mod shell;
 pub mod ssh;
 
 use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use self::address::{Announced, Target};
 use self::ssh::Far;
@@ -22,6 +25,7 @@ const USAGE: &str = "\
 sshnet-host [OPTIONS] [SSH OPTIONS] [USER@]HOST
        sshnet-host dial [-s SERVICE] HOST!PORT
        sshnet-host listen [-s SERVICE] ADDR!PORT COMMAND [ARG...]
+       sshnet-host netstat|ls|cat|write|attach [-s SERVICE] ...
        sshnet-host demo";
 
 const ABOUT: &str = "\
@@ -71,6 +75,20 @@ its output is sent.
 EXAMPLES
   sshnet-host listen 127.0.0.1!7 cat
   sshnet-host listen '*!8080' sh -c 'echo you are $SSHNET_REMOTE'";
+
+const WRITE_AFTER: &str = "\
+Each line of stdin is a write of its own, without its newline; empty lines \
+are left out. The first one that is refused ends it. To 'data' bytes are \
+written as they come. The file is open until stdin ends: a client that was \
+made by writing to clone lives so long.
+
+EXAMPLES
+  echo hangup | sshnet-host write tcp/0/ctl";
+
+const ATTACH_AFTER: &str = "\
+EXAMPLES
+  From Plan 9, the network of a host that this machine serves:
+    srv -e 'ssh me@this.machine sshnet-host attach' sshnet /n/sshnet";
 
 const DIAL_USAGE: &str = "sshnet-host dial [-s SERVICE] HOST!PORT";
 const LISTEN_USAGE: &str = "sshnet-host listen [-s SERVICE] ADDR!PORT COMMAND [ARG...]";
@@ -139,6 +157,28 @@ struct Serving {
     /// side, for trying things out; it takes no HOST.
     #[arg(long, value_name = "KIND", value_enum, default_value_t = Kind::Openssh)]
     pipe: Kind,
+
+    #[command(flatten)]
+    tcp: Tcp,
+}
+
+/// How the tree is served besides on the Unix socket.
+#[derive(Args, Debug, Eq, PartialEq)]
+struct Tcp {
+    /// Serve 9P on a TCP port of this machine, too: tcp!127.0.0.1!PORT. Only you
+    /// and root may connect. Port 0 is one that is free.
+    #[arg(long, value_name = "ADDR", value_parser = address::here)]
+    listen: Option<SocketAddr>,
+
+    /// Let --listen have any address, and serve whoever connects to it: they
+    /// have the far network as you have it.
+    #[arg(long, requires = "listen")]
+    insecure_listen: bool,
+
+    /// Answer reads for 9P2000.L and .u as for 9P2000: for clients that go on
+    /// reading until they have all they want. Linux then waits for all of it.
+    #[arg(long)]
+    exact_reads: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -171,6 +211,53 @@ enum Subcommands {
         /// What to run, and its arguments.
         #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
         command: Vec<OsString>,
+    },
+    /// List the conversations: state, addresses, bytes, last error.
+    Netstat {
+        #[command(flatten)]
+        using: Using,
+        /// As an array of JSON objects, one on a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List a directory of the tree.
+    Ls {
+        #[command(flatten)]
+        using: Using,
+        /// Such as tcp or tcp/0; without it the root.
+        #[arg(default_value = "/", hide_default_value = true)]
+        path: String,
+    },
+    /// Copy a file of the tree to stdout.
+    Cat {
+        #[command(flatten)]
+        using: Using,
+        /// Such as tcp/0/status.
+        path: String,
+    },
+    /// Copy stdin to a file of the tree.
+    #[command(after_help = WRITE_AFTER)]
+    Write {
+        #[command(flatten)]
+        using: Using,
+        /// Such as tcp/0/ctl.
+        path: String,
+    },
+    /// Serve 9P on stdin and stdout, for whoever mounts it from there.
+    #[command(after_help = ATTACH_AFTER)]
+    Attach {
+        #[command(flatten)]
+        using: Using,
+    },
+    /// Print the completions for a shell.
+    Completions {
+        /// Which.
+        shell: Shell,
+    },
+    /// Print the manual page, or that of a command: sshnet-host man | man -l -
+    Man {
+        /// The command.
+        command: Option<String>,
     },
     /// Show the whole thing at work on this machine alone: no ssh, no root, no
     /// set-up.
@@ -207,8 +294,42 @@ pub enum Action {
         /// What to run for each call.
         command: Vec<OsString>,
     },
+    /// List the conversations.
+    Netstat {
+        /// Of which service; `None`: the one that is up. So for the others.
+        service: Option<OsString>,
+        /// For programs.
+        json: bool,
+    },
+    /// Do something with a file of the tree.
+    File {
+        /// By which service.
+        service: Option<OsString>,
+        /// What.
+        what: FileAction,
+        /// The file.
+        path: String,
+    },
+    /// Serve on stdin and stdout.
+    Attach {
+        /// Which service.
+        service: Option<OsString>,
+    },
+    /// Print this.
+    Print(String),
     /// Show it at work.
     Demo,
+}
+
+/// What is to be done with a file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FileAction {
+    /// To list what is in it.
+    Ls,
+    /// To copy it to stdout.
+    Cat,
+    /// To copy stdin to it.
+    Write,
 }
 
 /// How to serve.
@@ -229,6 +350,19 @@ pub struct Serve {
     pub ready_fd: Option<i32>,
     /// What leads to the far side.
     pub pipe: Pipe,
+    /// Where else to serve.
+    pub listen: Option<Listen>,
+    /// Whether a short read is no reason to end the next one.
+    pub exact_reads: bool,
+}
+
+/// A TCP port of this machine to serve on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Listen {
+    /// Its address; port 0 is any that is free.
+    pub address: SocketAddr,
+    /// Whether to serve whoever connects.
+    pub anybody: bool,
 }
 
 /// What leads to the far side.
@@ -255,7 +389,8 @@ pub struct UsageError {
 
 impl UsageError {
     fn new(what: impl std::fmt::Display) -> Self {
-        Self { text: format!("sshnet-host: {what}\nFor help: sshnet-host --help\n"), help: false }
+        let text = wrapped(&format!("sshnet-host: {what}"));
+        Self { text: format!("{text}\nFor help: sshnet-host --help\n"), help: false }
     }
 
     /// Prints it where it belongs; answers with the exit status.
@@ -269,6 +404,31 @@ impl UsageError {
         let _ = std::io::stderr().write_all(self.text.as_bytes());
         2
     }
+}
+
+/// Text in lines of at most 80 columns, where its words are short enough.
+fn wrapped(text: &str) -> String {
+    const WIDTH: usize = 80;
+    let mut out = String::with_capacity(text.len());
+    for (number, line) in text.lines().enumerate() {
+        if number > 0 {
+            out.push('\n');
+        }
+        let mut column = 0;
+        for word in line.split(' ') {
+            let width = word.chars().count();
+            if column > 0 && column + 1 + width > WIDTH {
+                out.push('\n');
+                column = 0;
+            } else if column > 0 {
+                out.push(' ');
+                column += 1;
+            }
+            out.push_str(word);
+            column += width;
+        }
+    }
+    out
 }
 
 impl From<clap::Error> for UsageError {
@@ -325,6 +485,24 @@ fn action(command: Subcommands, service: Option<OsString>) -> Result<Action, Usa
         Subcommands::Listen { using, address, command } => {
             Action::Listen { service: using.service.or(service), address, command }
         }
+        Subcommands::Netstat { using, json } => {
+            Action::Netstat { service: using.service.or(service), json }
+        }
+        Subcommands::Ls { using, path } => {
+            Action::File { service: using.service.or(service), what: FileAction::Ls, path }
+        }
+        Subcommands::Cat { using, path } => {
+            Action::File { service: using.service.or(service), what: FileAction::Cat, path }
+        }
+        Subcommands::Write { using, path } => {
+            Action::File { service: using.service.or(service), what: FileAction::Write, path }
+        }
+        Subcommands::Attach { using } => Action::Attach { service: using.service.or(service) },
+        Subcommands::Completions { .. } | Subcommands::Man { .. } if service.is_some() => {
+            return Err(UsageError::new("-s has no meaning here: no service is used"));
+        }
+        Subcommands::Completions { shell } => Action::Print(shell::completions(shell)),
+        Subcommands::Man { command } => Action::Print(shell::manual(command.as_deref())?),
         Subcommands::Demo if service.is_some() => {
             return Err(UsageError::new("demo takes no -s: it brings its own service"));
         }
@@ -337,7 +515,17 @@ fn serve(
     serving: Serving,
     rest: Vec<OsString>,
 ) -> Result<Serve, UsageError> {
-    let Serving { mount, prefix, debug, core, ready_fd, caller_address, pipe } = serving;
+    let Serving { mount, prefix, debug, core, ready_fd, caller_address, pipe, tcp } = serving;
+    let Tcp { listen, insecure_listen: anybody, exact_reads } = tcp;
+    if let Some(address) = listen.filter(|address| !anybody && !address.ip().is_loopback()) {
+        return Err(UsageError::new(format_args!(
+            "--listen {}: it must be an address of this machine\n\
+             alone, such as 127.0.0.1: 9P asks for no password. --insecure-listen takes any\n\
+             address, and lets anybody in",
+            address.ip()
+        )));
+    }
+    let listen = listen.map(|address| Listen { address, anybody });
     if let Some(fd) = ready_fd.filter(|fd| *fd < 3) {
         return Err(UsageError::new(format_args!(
             "--ready-fd {fd}: must be 3 or more (0 to 2 are stdin, stdout and stderr)"
@@ -364,7 +552,8 @@ fn serve(
             (Pipe::Loopback, "loopback".into())
         }
     };
-    Ok(Serve { service: service.unwrap_or(name), mount, prefix, debug, core, ready_fd, pipe })
+    let service = service.unwrap_or(name);
+    Ok(Serve { service, mount, prefix, debug, core, ready_fd, pipe, listen, exact_reads })
 }
 
 impl Serving {
@@ -376,6 +565,7 @@ impl Serving {
             && self.ready_fd.is_none()
             && !self.caller_address
             && self.pipe == Kind::Openssh
+            && self.tcp == Tcp { listen: None, insecure_listen: false, exact_reads: false }
     }
 }
 
@@ -424,11 +614,15 @@ enum Word {
 fn kind(word: &OsStr) -> Word {
     match word.as_bytes() {
         b"--" => Word::End,
-        b"-s" | b"-m" | b"--prefix" | b"--core" | b"--ready-fd" | b"--pipe" => Word::WithValue,
+        b"-s" | b"-m" | b"--prefix" | b"--core" | b"--ready-fd" | b"--pipe" | b"--listen" => {
+            Word::WithValue
+        }
         b"-D" | b"-h" => Word::Flag,
         // Of long options ssh has none: clap says what is wrong with this one.
         [b'-', b'-', ..] | [b'-', b's' | b'm', ..] => Word::Flag,
         b"dial" | b"listen" | b"demo" => Word::Command,
+        b"netstat" | b"ls" | b"cat" | b"write" | b"attach" => Word::Command,
+        b"completions" | b"man" => Word::Command,
         _ => Word::Other,
     }
 }

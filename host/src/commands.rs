@@ -1,12 +1,15 @@
-//! The commands that use a service: `dial`, `listen`, and `demo`, which brings its
-//! own.
+//! The commands that use a service: `dial`, `listen`, those for its files; and
+//! `demo`, which brings its own.
 //!
 //! They are ordinary 9P clients: nothing here that another program could not do.
 
+pub mod attach;
 pub mod conversation;
 pub mod demo;
 pub mod dial;
+pub mod files;
 pub mod listen;
+pub mod netstat;
 
 use std::ffi::OsString;
 use std::io;
@@ -51,11 +54,16 @@ impl<T> Trying<T> for io::Result<T> {
     }
 }
 
-/// A connection to a service, or to the one that is up.
-async fn connect(service: Option<OsString>) -> Result<Client, CommandError> {
+/// A stream to a service, or to the one that is up.
+fn stream(service: Option<OsString>) -> Result<UnixStream, CommandError> {
     let stream = services::connect(service.as_deref())?;
     let what = || "cannot use the service's socket".to_owned();
     stream.set_nonblocking(true).trying(what)?;
-    let stream = UnixStream::from_std(stream).trying(what)?;
+    UnixStream::from_std(stream).trying(what)
+}
+
+/// A connection to it.
+async fn connect(service: Option<OsString>) -> Result<Client, CommandError> {
+    let stream = stream(service)?;
     Client::new(stream, MSIZE_MAX).await.trying(|| "cannot speak to the service".to_owned())
 }

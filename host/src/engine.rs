@@ -35,6 +35,9 @@ const FUEL_BASE: u64 = 20_000_000;
 const FUEL_PER_BYTE: u64 = 64;
 /// Fuel for each client that may exist: a pipe that goes down touches them all.
 const FUEL_PER_CLIENT: u64 = 50_000;
+/// Fuel for each request that may be outstanding: a conversation that ends
+/// completes all of its own.
+const FUEL_PER_REQUEST: u64 = 5_000;
 /// Memory of the component, as a multiple of what its limits let it hold.
 const MEMORY_FACTOR: u64 = 3;
 /// Memory beyond that: code, tables, and a few KiB for each client.
@@ -55,15 +58,20 @@ impl Sandbox {
     /// A sandbox in which every lawful event of an engine with these limits fits.
     pub fn for_limits(limits: &Limits) -> Self {
         let clients = u64::from(limits.clients) + u64::from(limits.calls);
-        let held = limits.windows
-            + limits.queued
-            + u64::from(limits.room)
-            + u64::from(limits.control)
-            + u64::from(limits.requests) * 128;
-        let memory = MEMORY_BASE + MEMORY_FACTOR * held + MEMORY_PER_CLIENT * clients;
+        let requests = u64::from(limits.requests);
+        // The limits may be any numbers.
+        let held = limits
+            .windows
+            .saturating_add(limits.queued)
+            .saturating_add(limits.room.into())
+            .saturating_add(limits.control.into())
+            .saturating_add(requests * 128);
+        let memory = held
+            .saturating_mul(MEMORY_FACTOR)
+            .saturating_add(MEMORY_BASE + MEMORY_PER_CLIENT * clients);
         Self {
             memory: usize::try_from(memory).unwrap_or(usize::MAX).min(4 << 30),
-            fuel: FUEL_BASE + FUEL_PER_CLIENT * clients,
+            fuel: FUEL_BASE + FUEL_PER_CLIENT * clients + FUEL_PER_REQUEST * requests,
         }
     }
 }
@@ -165,8 +173,11 @@ impl Core {
     }
 }
 
+/// wasmtime explains at length; the words go onto one line of an error.
 fn unfit(error: wasmtime::Error) -> EngineError {
-    EngineError::Unfit(format!("{error:#}"))
+    let text = format!("{error:#}");
+    let words: Vec<&str> = text.split_whitespace().collect();
+    EngineError::Unfit(words.join(" "))
 }
 
 fn trap(error: wasmtime::Error) -> EngineError {

@@ -1,8 +1,9 @@
 //! `sshnet-host`: the TCP stack of a host reached by ssh, as files.
 
 use std::fmt::Display;
+use std::io::IsTerminal;
 
-use sshnet_host::args::{self, Action};
+use sshnet_host::args::{self, Action, FileAction};
 use sshnet_host::notice::notice;
 use sshnet_host::{commands, runtime, serve, sys};
 use tracing_subscriber::EnvFilter;
@@ -48,6 +49,23 @@ fn run(action: Action) -> u8 {
                     .await
                     .map_err(|error| error.to_string())
             }
+            Action::Netstat { service, json } => {
+                commands::netstat::run(service, json).await.map_err(|error| error.to_string())
+            }
+            Action::File { service, what, path } => {
+                let done = match what {
+                    FileAction::Ls => commands::files::ls(service, path).await,
+                    FileAction::Cat => commands::files::cat(service, path).await,
+                    FileAction::Write => commands::files::write(service, path).await,
+                };
+                done.map_err(|error| error.to_string())
+            }
+            Action::Attach { service } => {
+                commands::attach::run(service).await.map_err(|error| error.to_string())
+            }
+            Action::Print(text) => {
+                commands::files::print(text.as_bytes()).await.map_err(|error| error.to_string())
+            }
             Action::Demo => commands::demo::run().await.map_err(|error| error.to_string()),
         }
     });
@@ -73,6 +91,7 @@ fn log(messages: bool) {
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .without_time()
         .compact()

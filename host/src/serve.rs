@@ -14,13 +14,14 @@ pub mod names;
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
 
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -43,6 +44,8 @@ const DEFAULT_PREFIX: &str = "/net";
 const SAME_SIGNAL: Duration = Duration::from_millis(200);
 /// How long the users of the tree have to get their last errors.
 const LAST_ERRORS: Duration = Duration::from_millis(300);
+/// The same where nothing went wrong: the user waits for the prompt.
+const LAST_WORDS: Duration = Duration::from_millis(50);
 /// How long the far side may take to agree to the end of all conversations.
 const DRAIN: Duration = Duration::from_secs(1);
 /// How long the pipe may take to end after that.
@@ -87,6 +90,14 @@ pub enum ServeError {
     /// A signal came too early.
     #[error("stopped before it was up")]
     Stopped,
+    /// The TCP port.
+    #[error("cannot listen on tcp!{}!{}: {error}", address.ip(), address.port())]
+    Tcp {
+        /// Its address.
+        address: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
     /// The system would not do it.
     #[error("{0}: {1}")]
     System(&'static str, io::Error),
@@ -98,6 +109,7 @@ pub async fn run(options: args::Serve, ready: Option<OwnedFd>) -> Result<(), Ser
     let mut signals = Signals::new().map_err(|e| ServeError::System("cannot catch signals", e))?;
     let (service, socket) = services::bind(&options.service)?;
     let listener = listener(socket)?;
+    let (tcp, also) = tcp_listener(options.listen).await?;
     let mountpoint = match &options.mount {
         Some(path) => Some(Mountpoint::prepare(path).await?),
         None => None,
@@ -133,12 +145,13 @@ pub async fn run(options: args::Serve, ready: Option<OwnedFd>) -> Result<(), Ser
             }
         },
     };
-    let mut ninep = tokio::spawn(ninep::listen(listener, tree, ninep::Options::default()));
+    let granted = ninep::Options { exact_reads: options.exact_reads, ..ninep::Options::default() };
+    let mut ninep = tokio::spawn(listen(listener, tcp, tree, granted));
     let socket = service.path().display();
     match &mounted {
-        None => notice(format_args!("serving {name} on {socket}")),
+        None => notice(format_args!("serving {name} on {socket}{also}")),
         Some(mounted) => notice(format_args!(
-            "serving {name} on {socket}, mounted on {}",
+            "serving {name} on {socket}{also}, mounted on {}",
             mounted.path().display()
         )),
     }
@@ -155,8 +168,8 @@ pub async fn run(options: args::Serve, ready: Option<OwnedFd>) -> Result<(), Ser
             Err(error) => io::Error::other(error),
         })),
     };
-    // Nobody can come any more.
-    drop(service);
+    // Nobody can come any more. The directory goes later: ssh has its own in it.
+    service.withdraw();
     if let Some(mounted) = &mut mounted {
         mounted.unmount().await;
     }
@@ -165,7 +178,10 @@ pub async fn run(options: args::Serve, ready: Option<OwnedFd>) -> Result<(), Ser
         ninep.abort();
         return Ok(());
     };
-    driver.pipe_down(&error.to_string());
+    let reason = error.to_string();
+    driver.pipe_down(&reason);
+    // There will be no other: those who wait for a call hear of it, too.
+    driver.shutdown(&reason);
     let grace = Instant::now() + LAST_ERRORS;
     let stopped = timeout(SAME_SIGNAL, signals.next()).await.is_ok();
     tokio::time::sleep_until(grace).await;
@@ -222,6 +238,41 @@ pub fn listener(socket: StdListener) -> Result<UnixListener, ServeError> {
     let failed = |error| ServeError::System("cannot listen", error);
     socket.set_nonblocking(true).map_err(failed)?;
     UnixListener::from_std(socket).map_err(failed)
+}
+
+/// A TCP port to serve on, and whether to serve anybody there.
+type Tcp = Option<(TcpListener, bool)>;
+
+/// Binds the TCP port, if there is to be one; and says where it is.
+async fn tcp_listener(listen: Option<args::Listen>) -> Result<(Tcp, String), ServeError> {
+    let Some(args::Listen { address, anybody }) = listen else { return Ok((None, String::new())) };
+    let failed = |error| ServeError::Tcp { address, error };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    let bound = format!("tcp!{}!{}", bound.ip(), bound.port());
+    if anybody {
+        notice(format_args!(
+            "--insecure-listen: whoever reaches {bound} has the far network as you have it"
+        ));
+    }
+    Ok((Some((listener, anybody)), format!(" and {bound}")))
+}
+
+/// Takes 9P connections wherever they come from.
+async fn listen(
+    listener: UnixListener,
+    tcp: Tcp,
+    tree: Tree,
+    options: ninep::Options,
+) -> io::Result<()> {
+    let unix = ninep::listen(listener, tree.clone(), options.clone());
+    match tcp {
+        None => unix.await,
+        Some((listener, anybody)) => tokio::select! {
+            ended = unix => ended,
+            ended = ninep::listen_tcp(listener, anybody, tree, options) => ended,
+        },
+    }
 }
 
 /// A pipe that is ready to carry messages.
@@ -281,6 +332,7 @@ async fn shut_down(
             }
         }
         driver.end_pipe();
+        sleep(LAST_WORDS).await;
         // How it ended does not matter now: it may have had the same signal.
         let _ = timeout_at(Instant::now() + END, &mut *pipe).await;
     };

@@ -11,6 +11,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -143,6 +144,8 @@ pub struct Service {
     path: PathBuf,
     device: u64,
     inode: u64,
+    /// Keeps the inode's number from being used again.
+    _file: Option<OwnedFd>,
     directory: Option<PathBuf>,
 }
 
@@ -262,6 +265,7 @@ impl Place {
             path: self.path.clone(),
             device: made.dev(),
             inode: made.ino(),
+            _file: hold(&self.path),
             directory: self.ours.then(|| self.directory.clone()),
         };
         Ok((service, listener))
@@ -316,6 +320,19 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
         return Err(error.into());
     }
     Ok(UnixListener::from(socket))
+}
+
+/// The file as such, without opening what it stands for.
+fn hold(path: &Path) -> Option<OwnedFd> {
+    #[cfg(target_os = "linux")]
+    return rustix::fs::open(
+        path,
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .ok();
+    #[cfg(not(target_os = "linux"))]
+    return None;
 }
 
 /// The directory's lock: it goes with the file.
@@ -394,10 +411,9 @@ impl Service {
     pub fn path(&self) -> &Path {
         &self.path
     }
-}
 
-impl Drop for Service {
-    fn drop(&mut self) {
+    /// Removes the socket, if it still is the one that was made.
+    pub fn withdraw(&self) {
         match fs::symlink_metadata(&self.path) {
             Ok(found) if (found.dev(), found.ino()) == (self.device, self.inode) => {
                 if let Err(error) = fs::remove_file(&self.path) {
@@ -406,6 +422,12 @@ impl Drop for Service {
             }
             _ => {}
         }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.withdraw();
         if let Some(directory) = &self.directory {
             // Fails while there are others in it.
             let _ = fs::remove_dir(directory);

@@ -1,1 +1,26 @@
-//! x
+//! What the tests of sshnet stand on.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`subject`] | the engine under test: the component and the native library, call by call the same |
+//! | [`ledger`] | what must hold in every test: one completion per request, windows kept, nothing after CLOSE |
+//! | [`mod@bench`] | a subject with its ledger, and a peer's and a user's most common moves |
+//! | [`peer`] | messages and effects in a form that can be compared and printed |
+//! | [`world`] | the program `sshnet-host`, run for a test, and what is around it |
+//! | [`sshd`] | an sshd of a test's own |
+//! | [`ninep`] | a 9P client by raw frames, in three dialects |
+//! | [`sim`] | the simulator: a world from a seed, and the oracle that judges it |
+//!
+//! The tests themselves are in `tests/`, one file per behaviour. They are named
+//! as claims; a comment says which rule of RFC 4254 a test holds the engine to
+//! (by section, and by its number in the list of duties in core/README.md), or
+//! which fault of 9front's sshnet.c it keeps from coming back.
+
+pub mod bench;
+pub mod ledger;
+pub mod ninep;
+pub mod peer;
+pub mod sim;
+pub mod sshd;
+pub mod subject;
+pub mod world;

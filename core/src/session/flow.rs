@@ -3,18 +3,26 @@
 //! Data messages are made only while the pipe has room, and those who have data
 //! to send take turns, one message each, so that a bulk upload cannot starve a
 //! keystroke. What is sent and not acknowledged has a limit for the session as a
-//! whole: one conversation may have as much of it as is still free, so that some
-//! that are stuck never block the others.
+//! whole, which they share: see [`Budget`](crate::window::Budget). Who needs more
+//! than there is waits; the one who needs least is the first to go on.
+//!
+//! A peer acknowledges by giving window, and one that gave much at the start may
+//! not do so for a long time. Who waits at the limit therefore asks: every peer
+//! must answer a channel request, and answers a channel's messages in order (RFC
+//! 4254 sections 4 and 5.4), so its answer says that what was sent before is no
+//! longer on the way.
 
 use alloc::vec::Vec;
 
 use super::Session;
-use crate::client::{Outgoing, State};
+use crate::client::{Conversation, Outgoing, Place, State};
 use crate::effect::{ClientId, Reply};
 use crate::message::{self, Message};
 
-/// How many starved conversations are looked at for each acknowledgement.
-const FED: usize = 4;
+/// How many data messages one event makes at most. Small packets are the peer's
+/// choice, and a room full of them must not make one event endless. The host owes
+/// a `pipe-took` for what was made, and then it goes on.
+const BURST: u32 = 1_024;
 
 impl Session {
     /// Lets those send who have something to send, until the pipe is full.
@@ -22,9 +30,12 @@ impl Session {
         if self.pipe.is_none() {
             return;
         }
-        while self.out.in_pipe < u64::from(self.limits.room) {
-            let Some(id) = self.turn.pop_front() else { return };
+        let mut burst = 0;
+        while burst < BURST && self.out.in_pipe < u64::from(self.limits.room) {
+            let Some(id) = self.turn.pop_front().or_else(|| self.fed()) else { return };
+            let before = self.out.in_pipe;
             self.send_one(id);
+            burst += u32::from(self.out.in_pipe > before);
         }
     }
 
@@ -32,7 +43,7 @@ impl Session {
     fn send_one(&mut self, id: ClientId) {
         let Ok(client) = self.clients.get_mut(id) else { return };
         let State::Established(c) = &mut client.state else { return };
-        c.in_turn = false;
+        c.place = Place::None;
         if c.writes.is_empty() {
             if let Outgoing::Ending(_) = c.outgoing {
                 let ended = core::mem::replace(&mut c.outgoing, Outgoing::Ended);
@@ -49,17 +60,24 @@ impl Session {
             // It gets a turn when the peer opens the window.
             return;
         }
-        let free = self.limits.unacknowledged.saturating_sub(self.unacknowledged);
-        if c.send.unacknowledged() > 0 && c.send.unacknowledged() + u64::from(count) > free {
-            c.in_turn = true;
-            self.starved.push_back(id);
-            return;
-        }
+        let count = match c.send.share(count, &self.uploads) {
+            Ok(count) => count,
+            Err(need) => {
+                c.place = Place::Share(need);
+                self.starved.insert((need, id));
+                if c.awaits_arrival.is_none() {
+                    c.send.ask();
+                    c.awaits_arrival = Some(self.out.ask(c));
+                }
+                return;
+            }
+        };
         let mut bytes: Vec<u8> = message::data_header(c.peer.0, count);
         let out = &mut self.out;
         let mut done: Vec<(u64, u32)> = Vec::new();
         c.take_writes(
             count,
+            &mut self.uploads,
             |piece| bytes.extend_from_slice(piece),
             |request, sent| done.push((request, sent)),
         );
@@ -69,11 +87,11 @@ impl Session {
         }
         out.statistics.bytes_sent += u64::from(count);
         self.queued = self.queued.saturating_sub(u64::from(count));
-        self.unacknowledged += u64::from(count);
         if c.wants_turn() {
-            c.in_turn = true;
+            c.place = Place::Turn;
             self.turn.push_back(id);
         }
+        self.feed_starved();
     }
 
     /// A conversation may have something to send now.
@@ -81,17 +99,43 @@ impl Session {
         if let Ok(client) = self.clients.get_mut(id)
             && let State::Established(c) = &mut client.state
             && c.wants_turn()
-            && !c.in_turn
+            && c.place != Place::Turn
         {
-            c.in_turn = true;
+            if let Place::Share(need) = c.place {
+                self.starved.remove(&(need, id));
+            }
+            c.place = Place::Turn;
             self.turn.push_back(id);
         }
     }
 
-    /// Some of what was sent is acknowledged: who waited for that may try again.
+    /// A conversation ended: it waits no more, and holds nothing of what may be
+    /// on the way. (Where it was in the queue of turns, nobody will be found.)
+    pub(super) fn leave_turn(&mut self, id: ClientId, c: &mut Conversation) {
+        if let Place::Share(need) = c.place {
+            self.starved.remove(&(need, id));
+        }
+        c.send.close(&mut self.uploads);
+    }
+
+    /// Who needs least of those that wait for a share, if there is as much.
+    fn fed(&mut self) -> Option<ClientId> {
+        let &(need, id) = self.starved.first()?;
+        if need > self.uploads.free() {
+            return None;
+        }
+        self.starved.pop_first();
+        Some(id)
+    }
+
+    /// Some of what was sent may be acknowledged: one who waited for that may try
+    /// again, and after it the next.
     pub(super) fn feed_starved(&mut self) {
-        for _ in 0..FED {
-            let Some(id) = self.starved.pop_front() else { return };
+        if let Some(id) = self.fed()
+            && let Ok(client) = self.clients.get_mut(id)
+            && let State::Established(c) = &mut client.state
+        {
+            c.place = Place::Turn;
             self.turn.push_back(id);
         }
     }
@@ -101,7 +145,7 @@ impl Session {
         if let Ok(client) = self.clients.get_mut(id)
             && let State::Established(c) = &mut client.state
             && !c.inbox.ended()
-            && let Some(bytes) = c.receive.grant(&mut self.pool)
+            && let Some(bytes) = c.receive.grant(self.limits.packet, &mut self.pool)
         {
             self.out.send(&Message::WindowAdjust { recipient: c.peer.0, bytes });
         }

@@ -18,6 +18,10 @@ use crate::message::{DATA_HEADER, Message, MessageError, Open, reason};
 use crate::table::{Channel, Ours, Theirs};
 use crate::window::SendWindow;
 
+/// Names of all addresses, and of this machine's own.
+const WILDCARDS: [&str; 3] = ["", "0.0.0.0", "::"];
+const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
 /// Why the session has to fail.
 type Fault = String;
 
@@ -29,7 +33,7 @@ impl Session {
             None => self.out.warn("a message came without a pipe".into()),
             Some(pipe) => {
                 pipe.heard = now;
-                pipe.probed = false;
+                pipe.probed = None;
                 self.out.statistics.messages_received += 1;
                 if let Err(fault) = self.take(&bytes) {
                     self.fail(&fault);
@@ -143,7 +147,7 @@ impl Session {
 
     /// An announcement was answered.
     fn announced(&mut self, id: ClientId, bound: Result<Announced, Error>) {
-        let address = match bound {
+        let address = match bound.and_then(|address| self.unclaimed(address)) {
             Ok(address) => address,
             Err(error) => {
                 self.give_up(id, error);
@@ -174,6 +178,20 @@ impl Session {
         self.run(id, control);
     }
 
+    /// An address that was bound, unless it is one that is bound already. (The
+    /// port that the far side picked may be one that another client waits for in
+    /// vain.)
+    fn unclaimed(&self, address: Announced) -> Result<Announced, Error> {
+        let owner = self.listeners.get(&address).and_then(|id| self.clients.get(*id).ok());
+        match owner.map(|client| &client.state) {
+            Some(State::Listen(listener)) if !matches!(listener.bound, Bound::Refused(_)) => {
+                let text = format!("the far side bound {address} twice");
+                Err(Error::new(ErrorCode::Other, text))
+            }
+            _ => Ok(address),
+        }
+    }
+
     /// A channel is asked for.
     fn opened(&mut self, sender: Theirs, window: u32, packet: u32, kind: Open<'_>) {
         let (listener, local, remote) = match kind {
@@ -198,17 +216,23 @@ impl Session {
                 return self.refuse(sender.0, code, why);
             }
         };
+        let crowded = self.crowded();
         let state = listener.and_then(|id| self.clients.get_mut(id).ok()).map(|c| &mut c.state);
         let (Some(id), Some(State::Listen(listener))) = (listener, state) else {
             return self.refuse(sender.0, reason::PROHIBITED, "nothing is announced there");
         };
+        if !matches!(listener.bound, Bound::Yes) {
+            // It was asked for on an earlier pipe, and not yet bound on this one.
+            return self.refuse(sender.0, reason::PROHIBITED, "nothing is announced there");
+        }
         if packet == 0 {
             return self.refuse(sender.0, reason::CONNECT_FAILED, "maximum packet size of 0");
         }
-        let waiting = listener.listens.is_empty();
+        // A listen takes it at once, unless there is no place for its client.
+        let waits = listener.listens.is_empty() || crowded;
         let full =
             listener.calls.len() >= self.limits.backlog as usize || self.calls >= self.limits.calls;
-        if waiting && full {
+        if waits && full {
             return self.refuse(sender.0, reason::RESOURCE_SHORTAGE, "too many calls wait");
         }
         listener.calls.push_back(Call { channel: sender, window, packet, local, remote });
@@ -226,16 +250,26 @@ impl Session {
         if let Some(id) = self.listeners.get(&named) {
             return Some(*id);
         }
-        let wildcard = |a: &str| matches!(a, "" | "0.0.0.0" | "::");
-        let mut fitting = self.listeners.iter().filter_map(|(announced, id)| match announced {
-            Announced::Tcp { address: bound, port: p } if *p == port => {
-                let local = loopback(bound) && loopback(address);
-                (wildcard(bound) || wildcard(address) || local).then_some(*id)
-            }
-            _ => None,
-        });
-        let id = fitting.next()?;
-        fitting.next().is_none().then_some(id)
+        let like = |address: &str| {
+            self.listeners.get(&Announced::Tcp { port, address: address.into() }).copied()
+        };
+        let found = |names: &[&str]| {
+            let mut found = names.iter().filter_map(|name| like(name));
+            let id = found.next()?;
+            found.next().is_none().then_some(id)
+        };
+        if WILDCARDS.contains(&address) {
+            let first = Announced::Tcp { port, address: String::new() };
+            let mut at_port = self.listeners.range(first..).take_while(
+                |(announced, _)| matches!(announced, Announced::Tcp { port: p, .. } if *p == port),
+            );
+            let id = at_port.next().map(|(_, id)| *id)?;
+            return at_port.next().is_none().then_some(id);
+        }
+        match LOOPBACK.contains(&address) {
+            true => found(&[WILDCARDS, LOOPBACK].concat()),
+            false => found(&WILDCARDS),
+        }
     }
 
     /// Refuses a channel.
@@ -330,9 +364,8 @@ impl Session {
         let Some(id) = self.owner("a window adjustment", ours)? else { return Ok(()) };
         let Ok(client) = self.clients.get_mut(id) else { return Ok(()) };
         let State::Established(c) = &mut client.state else { return Ok(()) };
-        match c.send.adjust(bytes) {
-            Ok(acknowledged) => {
-                self.unacknowledged = self.unacknowledged.saturating_sub(acknowledged);
+        match c.send.adjust(bytes, &mut self.uploads) {
+            Ok(()) => {
                 self.give_turn(id);
                 self.feed_starved();
             }
@@ -438,9 +471,17 @@ impl Session {
         if let Ok(client) = self.clients.get_mut(id)
             && let State::Established(c) = &mut client.state
         {
-            match c.probes.checked_sub(1) {
-                Some(left) => c.probes = left,
-                None => self.out.warn("an answer came to no channel request".into()),
+            let Some(left) = c.probes.checked_sub(1) else {
+                self.out.warn("an answer came to no channel request".into());
+                return Ok(());
+            };
+            c.probes = left;
+            c.awaits_arrival = c.awaits_arrival.map(|answers| answers.saturating_sub(1));
+            if c.awaits_arrival == Some(0) {
+                c.awaits_arrival = None;
+                c.send.arrived(&mut self.uploads);
+                self.give_turn(id);
+                self.feed_starved();
             }
         }
         Ok(())
@@ -509,10 +550,6 @@ fn bound_address(address: Announced, data: &[u8]) -> Result<Announced, Error> {
         }
         other => Ok(other),
     }
-}
-
-fn loopback(address: &str) -> bool {
-    matches!(address, "localhost" | "127.0.0.1" | "::1")
 }
 
 /// An address from the peer as the tree shows it.

@@ -28,11 +28,16 @@ impl Session {
     }
 
     fn new_client(&mut self, protocol: Protocol) -> Result<ClientId, Error> {
-        if self.clients.count() + self.channels.orphans() >= self.limits.clients {
+        if self.crowded() {
             return Err(Error::exhausted("too many clients"));
         }
         let now = self.now;
         Ok(self.clients.insert(|id| Client::new(id, protocol, now)))
+    }
+
+    /// Whether there are as many clients as may be.
+    pub(super) fn crowded(&self) -> bool {
+        self.clients.count() + self.channels.orphans() >= self.limits.clients
     }
 
     /// Carries out control messages.
@@ -69,6 +74,10 @@ impl Session {
                     self.hang_up(id, &Error::hung_up());
                     continue;
                 }
+                Ok(Command::Reject(why)) => match self.reject(id, &why) {
+                    Ok(()) => continue,
+                    Err(error) => Err((control, error)),
+                },
                 Ok(Command::Connect(target)) => self.connect(id, target, control),
                 Ok(Command::Announce(address)) => self.announce(id, address, control),
                 Ok(Command::CloseWrite) => self.close_write(id, control),
@@ -97,7 +106,7 @@ impl Session {
                 self.disown(id);
             }
             ClientState::Dialing | ClientState::Listen | ClientState::Established => {
-                return Err(Error::new(ErrorCode::IsConnected, "the client is in use"));
+                return Err(in_use());
             }
         }
         if used > self.limits.clients {
@@ -182,15 +191,20 @@ impl Session {
         control: Control,
     ) -> Result<(), (Control, Error)> {
         let any = matches!(address, Announced::Tcp { port: 0, .. });
-        if !any && self.listeners.get(&address).is_some_and(|owner| *owner != id) {
-            let error = Error::new(ErrorCode::AddressInUse, "the address is announced already");
+        if !any && (self.listeners.contains_key(&address) || self.is_asked_for(&address)) {
+            let error = match self.clients.get(id).map(Client::state) {
+                Ok(ClientState::Dialing | ClientState::Listen) => in_use(),
+                _ => Error::new(ErrorCode::AddressInUse, "the address is announced already"),
+            };
             return Err((control, error));
         }
         if let Err(error) = self.start_over(id) {
             return Err((control, error));
         }
-        if self.pipe.is_none() {
-            return Err((control, no_pipe()));
+        let Some(pipe) = &self.pipe else { return Err((control, no_pipe())) };
+        if pipe.awaited.len() >= self.limits.clients as usize {
+            let error = Error::exhausted("too many announcements are unanswered");
+            return Err((control, error));
         }
         let deadline = self.deadline(id, self.limits.dial_time);
         let Ok(client) = self.clients.get_mut(id) else { return Ok(()) };
@@ -205,6 +219,17 @@ impl Session {
         client.enter(State::Announcing(announcing), self.now);
         self.ask_to_bind(id, address);
         Ok(())
+    }
+
+    /// Whether the far side was asked for this address and has not answered. When
+    /// nobody wants it any more it is let go as soon as it is bound, and that must
+    /// not hit a later announcement of the same.
+    fn is_asked_for(&self, wanted: &Announced) -> bool {
+        self.pipe.as_ref().is_some_and(|pipe| {
+            pipe.awaited.iter().any(
+                |awaited| matches!(awaited, Awaited::Bind { address, .. } if address == wanted),
+            )
+        })
     }
 
     /// Asks the far side to take calls, under the serial number of the moment.
@@ -266,6 +291,29 @@ impl Session {
         }
     }
 
+    /// Refuses the call that waits longest, or ends one that was taken.
+    fn reject(&mut self, id: ClientId, why: &str) -> Result<(), Error> {
+        let client = self.clients.get(id)?;
+        let protocol = client.protocol;
+        match client.state() {
+            ClientState::Listen => {
+                let Some(call) = self.next_call(id) else {
+                    return Err(Error::bad_control(protocol, "no call waits"));
+                };
+                let why = if why.is_empty() { "rejected" } else { why };
+                self.refuse(call.channel.0, reason::CONNECT_FAILED, why);
+                Ok(())
+            }
+            ClientState::Closed | ClientState::Dialing => {
+                Err(Error::bad_control(protocol, "there is nothing to reject"))
+            }
+            _ => {
+                self.hang_up(id, &Error::hung_up());
+                Ok(())
+            }
+        }
+    }
+
     fn close_write(&mut self, id: ClientId, control: Control) -> Result<(), (Control, Error)> {
         let Ok(client) = self.clients.get_mut(id) else { return Ok(()) };
         let error = match &mut client.state {
@@ -278,7 +326,7 @@ impl Session {
                 }
                 Outgoing::Ending(_) | Outgoing::Ended => Error::hung_up(),
             },
-            State::Finished(_) => Error::closed_by_peer(),
+            State::Finished(remains) => remains.error.clone(),
             _ => Error::not_connected(),
         };
         Err((control, error))
@@ -332,7 +380,7 @@ impl Session {
         let client = self.clients.get_mut(id)?;
         let c = match &mut client.state {
             State::Established(c) => c,
-            State::Finished(remains) => return Err(remains.inbox.broken()),
+            State::Finished(remains) => return Err(remains.error.clone()),
             State::Teardown(_) => return Err(Error::hung_up()),
             _ => return Err(Error::not_connected()),
         };
@@ -465,6 +513,8 @@ impl Session {
             State::Closed | State::Teardown(_) | State::Finished(_) => {}
         }
         self.out.complete(request, outcome);
+        // An end of file may have waited for this write alone.
+        self.give_turn(id);
     }
 
     /// One more open file refers to this client.
@@ -499,7 +549,7 @@ impl Session {
             State::Listen(_) | State::Established(_) | State::Finished(_) => {}
         }
         match client.enter(State::Closed, self.now) {
-            State::Listen(listener) => self.end_listener(listener, error),
+            State::Listen(listener) => self.end_listener(id, listener, error),
             State::Established(c) => {
                 client.state = State::Teardown(c.channel);
                 self.end_conversation(id, c, error);
@@ -511,8 +561,8 @@ impl Session {
         }
     }
 
-    fn end_listener(&mut self, listener: Listener, error: &Error) {
-        self.listeners.remove(&listener.address);
+    fn end_listener(&mut self, id: ClientId, listener: Listener, error: &Error) {
+        self.forget_listener(id, &listener.address);
         if matches!(listener.bound, Bound::Yes) {
             self.ask_to_cancel(&listener.address);
         }
@@ -528,7 +578,7 @@ impl Session {
         self.channels.set(c.channel, Channel::Closing { owner: Some(id) });
         Self::drop_inbox(&mut self.pool, &mut c.inbox, &mut c.receive);
         self.queued = self.queued.saturating_sub(c.unsent);
-        self.unacknowledged = self.unacknowledged.saturating_sub(c.send.unacknowledged());
+        self.leave_turn(id, &mut c);
         self.end_requests(c.inbox.reads.into_iter().map(|(request, _)| request), error);
         self.end_requests(c.writes.into_iter().map(|write| write.request), error);
         if let Outgoing::Ending(control) = c.outgoing {
@@ -546,6 +596,10 @@ impl Session {
             self.out.complete(request, Err(error.clone()));
         }
     }
+}
+
+fn in_use() -> Error {
+    Error::new(ErrorCode::IsConnected, "the client is in use")
 }
 
 fn no_pipe() -> Error {

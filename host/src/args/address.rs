@@ -5,6 +5,7 @@
 //! what a name stands for, the engine and the far side know.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Where a dial goes.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -46,6 +47,24 @@ pub fn announced(text: &str) -> Result<Announced, String> {
         None if port.bytes().all(|b| b.is_ascii_digit()) => Ok(Announced(format!("*!{port}"))),
         None => Err("the port is missing: write ADDR!PORT, or *!PORT for all".to_owned()),
     }
+}
+
+/// Reads `tcp!address!port` of this machine, where the tree is to be served: the
+/// address as a number, `localhost`, or `*` for all of them.
+pub fn here(text: &str) -> Result<SocketAddr, String> {
+    const FORM: &str = "write tcp!127.0.0.1!PORT";
+    let (ip, port) = match text.split('!').collect::<Vec<_>>().as_slice() {
+        ["tcp", ip, port] => (*ip, *port),
+        [protocol, _, _] => return Err(format!("\nthe protocol '{protocol}' is not tcp: {FORM}")),
+        _ => return Err(format!("\n{FORM}")),
+    };
+    let ip = match ip {
+        "localhost" => IpAddr::from(Ipv4Addr::LOCALHOST),
+        "*" => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+        ip => ip.parse().map_err(|_| format!("\n'{ip}' is no IP address: {FORM}"))?,
+    };
+    let port = port.parse().map_err(|_| format!("\n'{port}' is no port: {FORM}"))?;
+    Ok(SocketAddr::new(ip, port))
 }
 
 /// The host, if there is one, and the port.

@@ -73,13 +73,11 @@ pub enum SshError {
         why: &'static str,
     },
     /// An option is none of ssh's.
-    #[error("unknown option '{option}' in '{word}': neither sshnet-host nor ssh has it")]
-    Unknown {
-        /// The letter.
-        option: String,
-        /// The word that it is in.
-        word: String,
-    },
+    #[error("unknown option {0}: neither sshnet-host nor ssh has it")]
+    Unknown(String),
+    /// A long option: ssh has none.
+    #[error("'{0}' comes too late: our own options come before ssh's, and ssh has no long ones")]
+    Long(String),
     /// An option needs an argument.
     #[error("ssh's option -{0} needs an argument")]
     NoArgument(char),
@@ -109,6 +107,8 @@ pub fn read(words: Vec<OsString>) -> Result<Far, SshError> {
         let bytes = word.as_bytes();
         if bytes == b"--" && !only_words {
             only_words = true;
+        } else if bytes.starts_with(b"--") && !only_words {
+            return Err(SshError::Long(shown(&word)));
         } else if bytes.starts_with(b"-") && bytes.len() > 1 && !only_words {
             if let Some(letter) = cluster(&word)? {
                 let argument = words.next().ok_or(SshError::NoArgument(letter.into()))?;
@@ -136,14 +136,10 @@ fn cluster(word: &OsStr) -> Result<Option<u8>, SshError> {
     while let Some((letter, rest)) = letters.split_first() {
         let known = OPTIONS.iter().position(|known| known == letter && *known != b':');
         let Some(at) = known else {
-            let option = shown(OsStr::from_bytes(&[*letter]));
-            return Err(SshError::Unknown { option, word: shown(word) });
+            return Err(SshError::Unknown(named(*letter, word)));
         };
         if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| refused == letter) {
-            let option = match word.len() {
-                2 => shown(word),
-                _ => format!("-{} (in '{}')", char::from(*letter), shown(word)),
-            };
+            let option = named(*letter, word);
             return Err(SshError::Refused { option, why });
         }
         if OPTIONS.get(at + 1) == Some(&b':') {
@@ -156,6 +152,14 @@ fn cluster(word: &OsStr) -> Result<Option<u8>, SshError> {
         letters = rest;
     }
     Ok(None)
+}
+
+/// An option, and the word that it is in where that has more.
+fn named(letter: u8, word: &OsStr) -> String {
+    match word.len() {
+        2 => shown(word),
+        _ => format!("-{} (in '{}')", letter.escape_ascii(), shown(word)),
+    }
 }
 
 /// Looks at an option's argument.

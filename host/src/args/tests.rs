@@ -90,6 +90,42 @@ fn our_options_are_read() {
 }
 
 #[test]
+fn a_tcp_port_to_serve_on_is_this_machines() {
+    for (line, address) in [
+        ("--listen tcp!127.0.0.1!5640 host", "127.0.0.1:5640"),
+        ("--listen=tcp!127.3.2.1!0 host", "127.3.2.1:0"),
+        ("--listen tcp!localhost!1 host", "127.0.0.1:1"),
+        ("--listen tcp!::1!1 host", "[::1]:1"),
+    ] {
+        let listen = Some(Listen { address: address.parse().unwrap(), anybody: false });
+        assert_eq!(served(line).listen, listen, "{line}");
+    }
+    for (line, address) in [
+        ("--listen tcp!*!1 --insecure-listen host", "[::]:1"),
+        ("--insecure-listen --listen tcp!192.0.2.1!1 host", "192.0.2.1:1"),
+    ] {
+        let listen = Some(Listen { address: address.parse().unwrap(), anybody: true });
+        assert_eq!(served(line).listen, listen, "{line}");
+    }
+    assert_eq!(served("host").listen, None);
+    assert!(served("--exact-reads host").exact_reads && !served("host").exact_reads);
+    for (line, says) in [
+        ("--listen tcp!*!1 host", "must be an address of this machine"),
+        ("--listen tcp!0.0.0.0!1 host", "must be an address of this machine"),
+        ("--listen tcp!::ffff:192.0.2.1!1 host", "must be an address of this machine"),
+        ("--listen 5640 host", "write tcp!127.0.0.1!PORT"),
+        ("--listen udp!127.0.0.1!1 host", "'udp' is not tcp"),
+        ("--listen tcp!example.com!1 host", "no IP address"),
+        ("--listen tcp!127.0.0.1!65536 host", "no port"),
+        ("--insecure-listen host", "--listen"),
+        ("--listen tcp!::1!1 dial a!1", "only -s has a meaning"),
+    ] {
+        let error = refused(line);
+        assert!(error.contains(says), "{line}: {error}");
+    }
+}
+
+#[test]
 fn what_would_break_a_private_master_is_refused() {
     for line in [
         "-f host",
@@ -143,10 +179,11 @@ fn a_line_that_makes_no_sense_is_refused() {
         ("-p", "-p needs an argument"),
         ("host ls", "a command for the far host"),
         ("-D 8080 host", "-D takes no argument"),
-        ("-Z host", "unknown option '-Z'"),
+        ("-Z host", "unknown option -Z"),
         ("-: host", "unknown option"),
         ("--frobnicate host", "--frobnicate"),
-        ("-p 22 --frobnicate host", "unknown option"),
+        ("-p 22 --core x host", "comes too late"),
+        ("-Zv host", "-Z (in '-Zv')"),
         ("-s", "a value is required"),
         ("--ready-fd x host", "invalid value"),
         ("--ready-fd 2 host", "must be 3 or more"),
@@ -180,7 +217,16 @@ fn a_line_that_makes_no_sense_is_refused() {
 
 #[test]
 fn help_and_version_are_no_errors() {
-    for line in ["--help", "-h", "--version", "dial --help", "listen -h", "demo --help"] {
+    for line in [
+        "--help",
+        "-h",
+        "--version",
+        "dial --help",
+        "listen -h",
+        "demo --help",
+        "write -h",
+        "man -h",
+    ] {
         let Err(help) = parsed(line) else { panic!("{line}") };
         assert!(help.help, "{line}: {}", help.text);
         for text in help.text.lines() {
@@ -207,6 +253,53 @@ fn commands_are_read() {
     };
     assert_eq!(parsed("listen -s w *!80 grep -s -x -- a").unwrap(), listen);
     assert_eq!(parsed("demo").unwrap(), Action::Demo);
+}
+
+#[test]
+fn commands_for_files_are_read() {
+    let file = |what, path: &str| Action::File { service: None, what, path: path.to_owned() };
+    assert_eq!(parsed("ls").unwrap(), file(FileAction::Ls, "/"));
+    assert_eq!(parsed("ls tcp").unwrap(), file(FileAction::Ls, "tcp"));
+    assert_eq!(parsed("cat tcp/0/status").unwrap(), file(FileAction::Cat, "tcp/0/status"));
+    assert_eq!(parsed("write tcp/0/ctl").unwrap(), file(FileAction::Write, "tcp/0/ctl"));
+    let service = Some(OsString::from("w"));
+    assert_eq!(
+        parsed("netstat -s w --json").unwrap(),
+        Action::Netstat { service: service.clone(), json: true }
+    );
+    assert_eq!(parsed("-s w attach").unwrap(), Action::Attach { service });
+    for (line, says) in [
+        ("cat", "<PATH>"),
+        ("write", "<PATH>"),
+        ("ls a b", "unexpected argument"),
+        ("attach x", "unexpected argument"),
+        ("completions fishing", "fishing"),
+        ("man fire", "no command 'fire'"),
+        ("-s x man", "no service is used"),
+    ] {
+        let error = refused(line);
+        assert!(error.contains(says), "{line}: {error}");
+    }
+}
+
+#[test]
+fn completions_and_pages_are_made_of_every_command() {
+    let printed = |line: &str| match parsed(line) {
+        Ok(Action::Print(text)) => text,
+        other => panic!("{line}: {other:?}"),
+    };
+    for shell in ["bash", "zsh", "fish"] {
+        let script = printed(&format!("completions {shell}"));
+        for word in ["netstat", "attach", "caller-address"] {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+    }
+    let page = printed("man");
+    assert!(page.contains(".TH sshnet") && page.contains("netstat"), "{page}");
+    for command in ["dial", "listen", "netstat", "ls", "cat", "write", "attach", "demo"] {
+        let page = printed(&format!("man {command}"));
+        assert!(page.contains(command), "{page}");
+    }
 }
 
 #[test]

@@ -10,10 +10,11 @@ mod show;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
 
 use self::show::{Shown, line, quoted, say, step};
 use super::conversation::Conversation;
@@ -33,6 +34,9 @@ const HELLO: &str = "hello, far host\n";
 const CALL: &str = "is anybody there?\n";
 /// What it is answered.
 const ANSWER: &str = "yes: a file\n";
+
+/// How long the far side may take to let go of a port.
+const LETS_GO: Duration = Duration::from_secs(2);
 
 /// Runs it; anything that is not as it must be is an error.
 pub async fn run() -> Result<(), CommandError> {
@@ -71,7 +75,7 @@ async fn show() -> Result<(), CommandError> {
     drop(client);
     drop(service);
     server.abort();
-    match tokio::time::timeout(std::time::Duration::from_secs(2), pipe).await {
+    match tokio::time::timeout(Duration::from_secs(2), pipe).await {
         Ok(Ok(Ok(()))) => {}
         Ok(Ok(Err(error))) => return Err(failed(&error)),
         Ok(Err(error)) => return Err(failed(&error)),
@@ -198,13 +202,16 @@ async fn announce(client: &Client) -> Result<(), CommandError> {
     line(&format!("  (the caller got {} and the end of file)", quoted(&heard)));
     expect("what the caller got", &heard, |heard| heard == ANSWER)?;
     shown.control(&listener, "hangup").await?;
-    match TcpStream::connect(("127.0.0.1", port)).await {
-        Err(_) => {
-            line(&format!("  (and nobody can call port {port} any more)"));
-            Ok(())
+    // To hang up does not wait until the far side has let go of the port.
+    let deadline = Instant::now() + LETS_GO;
+    while TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+        if Instant::now() > deadline {
+            return Err(CommandError::Mismatch(format!("port {port} is still open")));
         }
-        Ok(_) => Err(CommandError::Mismatch(format!("port {port} is still open"))),
+        sleep(Duration::from_millis(5)).await;
     }
+    line(&format!("  (and nobody can call port {port} any more)"));
+    Ok(())
 }
 
 /// Calls, says something, and hears what the other side says.

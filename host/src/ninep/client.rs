@@ -25,7 +25,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
 use super::codec::{
-    Dialect, FRAME_MIN, IO_HEADER, NOFID, NOTAG, Qid, Reply, Request, WALK_MAX, frame_tag,
+    Dialect, FRAME_MIN, IO_HEADER, NOFID, NOTAG, Qid, Reply, Request, Stat, WALK_MAX, frame_tag,
 };
 use super::{MSIZE_MAX, MSIZE_MIN};
 use crate::tree::Access;
@@ -182,6 +182,31 @@ impl Client {
         }
     }
 
+    /// What is in a directory.
+    pub async fn read_directory(&self, path: &str) -> Result<Vec<Entry>, ClientError> {
+        let directory = self.open(path, Access::Read).await?;
+        if !directory.qid().is_directory() {
+            return Err(ClientError::Refused("it is not a directory".to_owned()));
+        }
+        let mut entries = Vec::new();
+        loop {
+            let part = directory.read(directory.iounit()).await?;
+            let mut rest = &part[..];
+            if rest.is_empty() {
+                break;
+            }
+            while !rest.is_empty() {
+                let (stat, after) = Stat::split(rest, Dialect::Plan9)
+                    .map_err(|_| ClientError::Protocol("a directory has what is no entry"))?;
+                let name = String::from_utf8_lossy(stat.name).into_owned();
+                entries.push(Entry { name, qid: stat.qid });
+                rest = after;
+            }
+        }
+        directory.clunk().await?;
+        Ok(entries)
+    }
+
     /// All that a file has to read.
     pub async fn read_file(&self, path: &str) -> Result<Vec<u8>, ClientError> {
         let file = self.open(path, Access::Read).await?;
@@ -209,6 +234,15 @@ fn decode(frame: &[u8]) -> Result<Reply<'_>, ClientError> {
         Ok(reply) => Ok(reply),
         Err(_) => Err(ClientError::Protocol("the server answered what is no message")),
     }
+}
+
+/// A name in a directory.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Entry {
+    /// The name.
+    pub name: String,
+    /// What has it.
+    pub qid: Qid,
 }
 
 /// An open file.

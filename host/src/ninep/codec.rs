@@ -93,6 +93,11 @@ pub struct Qid {
 impl Qid {
     /// The kind of a directory.
     pub const DIRECTORY: u8 = 0x80;
+
+    /// Whether it is a directory's.
+    pub fn is_directory(self) -> bool {
+        self.kind & Self::DIRECTORY != 0
+    }
 }
 
 /// A directory entry as stat(5) has it. A number of all ones and an empty string
@@ -538,7 +543,18 @@ impl<'a> Reply<'a> {
     }
 }
 
-impl Stat<'_> {
+impl<'a> Stat<'a> {
+    /// Decodes the entry that a directory's text starts with; answers with the
+    /// rest, too.
+    pub fn split(text: &'a [u8], dialect: Dialect) -> Result<(Self, &'a [u8]), Malformed> {
+        let mut outer = Fields(text);
+        let length = outer.u16()?;
+        let mut fields = Fields(outer.take(usize::from(length))?);
+        let stat = fields.stat_body(dialect)?;
+        fields.end()?;
+        Ok((stat, outer.0))
+    }
+
     /// Appends it as it stands in a directory's contents.
     pub fn encode_to(&self, out: &mut Vec<u8>, dialect: Dialect) {
         let start = out.len();

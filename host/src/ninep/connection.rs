@@ -22,8 +22,9 @@ use super::codec::{
     Dialect, FRAME_MIN, IO_HEADER, Malformed, NOFID, Reply, Request, Stat, frame_kind, frame_tag,
     kind,
 };
+use super::shortfall::Shortfall;
 use super::table::{Cost, FIDS_MAX, Fid, Frame, Open, Shared, TAGS_MAX};
-use super::{MSIZE_MAX, MSIZE_MIN, trace};
+use super::{MSIZE_MAX, MSIZE_MIN, Options, trace};
 use crate::tree::{Access, Failure, Handle, Node, OpenDone, Tree};
 
 /// What a frame may have before a Tversion says what it may have.
@@ -60,15 +61,17 @@ pub(super) struct Connection {
     shared: Arc<Shared>,
     /// What Tversion may raise `msize` to.
     msize_max: u32,
+    exact_reads: bool,
     msize: u32,
     /// What is spoken since the last Tversion.
     dialect: Option<Dialect>,
 }
 
 impl Connection {
-    pub(super) fn new(tree: Tree, shared: Arc<Shared>, msize_max: u32) -> Self {
-        let msize_max = msize_max.clamp(MSIZE_MIN, MSIZE_MAX);
-        Self { tree, shared, msize_max, msize: FIRST_MSIZE, dialect: None }
+    pub(super) fn new(tree: Tree, shared: Arc<Shared>, options: &Options) -> Self {
+        let msize_max = options.msize.clamp(MSIZE_MIN, MSIZE_MAX);
+        let exact_reads = options.exact_reads;
+        Self { tree, shared, msize_max, exact_reads, msize: FIRST_MSIZE, dialect: None }
     }
 
     /// Reads messages until there are none any more, or one that is no frame.
@@ -398,8 +401,9 @@ impl Call<'_> {
             self.shared().send(Frame::read(tag, data, dialect));
             return Ok(None);
         }
-        // A client that fills its reads by asking for the rest of a short one
-        // (Linux) would be answered with an empty read here.
+        if handle.is_stream() && dialect != Dialect::Plan9 && !self.connection.exact_reads {
+            return Ok(self.read_stream(fid, &handle, offset, count));
+        }
         let (serial, count) = {
             let mut state = self.shared().lock();
             let count = state.read_count(count);
@@ -416,6 +420,49 @@ impl Call<'_> {
         );
         self.shared().started(tag, serial, request);
         Ok(None)
+    }
+
+    /// A read for a client that fills its reads: the rest of a short one is what
+    /// is there, and does not wait.
+    fn read_stream(
+        &self,
+        fid: u32,
+        handle: &Handle,
+        offset: u64,
+        asked: u32,
+    ) -> Option<Reply<'static>> {
+        let (tag, dialect) = (self.tag, self.dialect);
+        let most = self.connection.msize - IO_HEADER;
+        let (serial, count, is_rest) = {
+            let mut state = self.shared().lock();
+            let count = state.read_count(asked);
+            let lacked = state.fids.get_mut(&fid).and_then(|entry| entry.shortfall.take());
+            let is_rest = lacked.is_some_and(|lacked| lacked.is_asked_for(offset, asked, most));
+            (state.begin(tag, fid, Cost::Read(count)), count, is_rest)
+        };
+        let shared = Arc::clone(self.shared());
+        let request = handle.read(
+            offset,
+            count,
+            Box::new(move |outcome| match outcome {
+                Ok(data) => {
+                    let lacks = Shortfall::of(offset, asked, data.len(), most);
+                    let frame = Frame::read(tag, data, dialect);
+                    shared.complete_stream_read(tag, serial, fid, frame, lacks);
+                }
+                Err(failure) if is_rest && failure.errno() == Errno::INTR => {
+                    let frame = Frame::read(tag, Vec::new(), dialect);
+                    shared.complete_stream_read(tag, serial, fid, frame, None);
+                }
+                Err(failure) => shared.complete(tag, serial, Err((failure, dialect))),
+            }),
+        );
+        match request {
+            // What had nothing to read is over with this; no byte is lost.
+            Some(request) if is_rest => self.tree().flush(request),
+            request => self.shared().started(tag, serial, request),
+        }
+        None
     }
 
     fn read_directory(

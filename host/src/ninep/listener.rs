@@ -1,16 +1,17 @@
-//! Takes connections on a Unix socket.
+//! Takes connections on a Unix socket, and on a TCP port of this machine.
 //!
-//! A socket's mode keeps others out where it counts for sockets at all; so each
-//! connection is asked who made it. The user who runs the server may use it, and
-//! root, who mounts it for the kernel.
+//! A socket's mode keeps others out where it counts for sockets at all, and a TCP
+//! port has none; so each connection is asked who made it. The user who runs the
+//! server may use it, and root, who mounts it for the kernel.
 
+use std::future::Future;
 use std::io;
 use std::time::Duration;
 
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
-use super::{Options, serve_halves};
+use super::{Options, peer, serve_halves};
 use crate::tree::Tree;
 
 /// How long to wait when there are no descriptors left to take a connection with.
@@ -19,7 +20,66 @@ const NO_DESCRIPTORS: Duration = Duration::from_millis(100);
 /// Serves the tree to those who connect, until the future is dropped; that ends
 /// their connections, too.
 pub async fn listen(listener: UnixListener, tree: Tree, options: Options) -> io::Result<()> {
-    let own = rustix::process::geteuid().as_raw();
+    take(&listener, options.connections, |stream| {
+        let (tree, options) = (tree.clone(), options.clone());
+        async move {
+            let user = stream.peer_cred().map(|peer| peer.uid());
+            if may_use(user) {
+                serve_unix(stream, tree, options).await;
+            }
+        }
+    })
+    .await
+}
+
+/// The same on a TCP port. `anybody` leaves out the question who it is that
+/// connects; without it only this machine's processes can be told.
+pub async fn listen_tcp(
+    listener: TcpListener,
+    anybody: bool,
+    tree: Tree,
+    options: Options,
+) -> io::Result<()> {
+    take(&listener, options.connections, |stream| {
+        let (tree, options) = (tree.clone(), options.clone());
+        async move {
+            if anybody || may_use(peer::user(&stream).await) {
+                serve_tcp(stream, tree, options).await;
+            }
+        }
+    })
+    .await
+}
+
+/// What connections come from.
+trait Accept {
+    type Stream;
+
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Accept for UnixListener {
+    type Stream = UnixStream;
+
+    async fn accept(&self) -> io::Result<UnixStream> {
+        Self::accept(self).await.map(|(stream, _)| stream)
+    }
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<TcpStream> {
+        Self::accept(self).await.map(|(stream, _)| stream)
+    }
+}
+
+/// Takes connections one by one and serves them all at once, up to a limit.
+async fn take<L, T>(listener: &L, limit: usize, serve: impl Fn(L::Stream) -> T) -> io::Result<()>
+where
+    L: Accept,
+    T: Future<Output = ()> + Send + 'static,
+{
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -27,35 +87,56 @@ pub async fn listen(listener: UnixListener, tree: Tree, options: Options) -> io:
             Some(_) = connections.join_next() => continue,
         };
         let stream = match accepted {
-            Ok((stream, _)) => stream,
+            Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!("cannot take a 9P connection: {error}");
                 tokio::time::sleep(NO_DESCRIPTORS).await;
                 continue;
             }
         };
-        match stream.peer_cred() {
-            Ok(peer) if peer.uid() == own || peer.uid() == 0 => {}
-            Ok(peer) => {
-                tracing::warn!("a 9P connection of user {} was refused", peer.uid());
-                continue;
-            }
-            Err(error) => {
-                tracing::warn!("a 9P connection of an unknown user was refused: {error}");
-                continue;
-            }
-        }
-        if connections.len() >= options.connections {
+        if connections.len() >= limit {
             tracing::warn!("a 9P connection was refused: there are {} already", connections.len());
             continue;
         }
-        connections.spawn(serve_stream(stream, tree.clone(), options.clone()));
+        connections.spawn(serve(stream));
     }
 }
 
-async fn serve_stream(stream: UnixStream, tree: Tree, options: Options) {
+/// Whether a connection of this user's is served.
+fn may_use(user: io::Result<u32>) -> bool {
+    match user {
+        Ok(user) if user == rustix::process::geteuid().as_raw() || user == 0 => true,
+        Ok(user) => {
+            tracing::warn!("a 9P connection of user {user} was refused");
+            false
+        }
+        Err(error) => {
+            tracing::warn!("a 9P connection of an unknown user was refused: {error}");
+            false
+        }
+    }
+}
+
+async fn serve_unix(stream: UnixStream, tree: Tree, options: Options) {
     let (reader, writer) = stream.into_split();
-    if let Err(error) = serve_halves(reader, writer, tree, &options).await {
+    ended(serve_halves(reader, writer, tree, &options).await);
+}
+
+async fn serve_tcp(stream: TcpStream, tree: Tree, options: Options) {
+    // A client waits for each reply. And one that went away without a word
+    // would keep its conversations for ever.
+    let set = stream.set_nodelay(true);
+    let set =
+        set.and(rustix::net::sockopt::set_socket_keepalive(&stream, true).map_err(Into::into));
+    if let Err(error) = set {
+        tracing::debug!("a 9P connection's socket stays as it is: {error}");
+    }
+    let (reader, writer) = stream.into_split();
+    ended(serve_halves(reader, writer, tree, &options).await);
+}
+
+fn ended(how: io::Result<()>) {
+    if let Err(error) = how {
         tracing::debug!("a 9P connection ended: {error}");
     }
 }

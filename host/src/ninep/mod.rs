@@ -9,7 +9,9 @@
 //!   alone has;
 //! - `table` is what a connection remembers: fids, tags, replies to be sent;
 //! - `connection` is what each message does; `answer` what stat and directories say;
-//! - `listener` takes connections on a Unix socket;
+//! - `listener` takes connections on a Unix socket or a TCP port, `peer` finds out
+//!   who makes them;
+//! - `shortfall` is how a read that came out short reaches Linux's programs;
 //! - [`client`] is the other side.
 //!
 //! # Order
@@ -32,6 +34,8 @@ pub mod codec;
 mod connection;
 pub mod linux;
 mod listener;
+mod peer;
+mod shortfall;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -44,7 +48,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
-pub use self::listener::listen;
+pub use self::listener::{listen, listen_tcp};
 use crate::tree::Tree;
 
 /// What a server grants its clients.
@@ -54,11 +58,14 @@ pub struct Options {
     pub msize: u32,
     /// Connections that a listener serves at once.
     pub connections: usize,
+    /// Whether a client of 9P2000.u or 9P2000.L that asks for the rest of a read
+    /// waits for it, as one of 9P2000 does. See `shortfall`.
+    pub exact_reads: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { msize: MSIZE_MAX, connections: 1024 }
+        Self { msize: MSIZE_MAX, connections: 1024, exact_reads: false }
     }
 }
 
@@ -94,7 +101,7 @@ where
     let shared = Arc::new(table::Shared::new());
     let mut writers = JoinSet::new();
     writers.spawn(writer::write_replies(writer, Arc::clone(&shared)));
-    let connection = connection::Connection::new(tree, Arc::clone(&shared), options.msize);
+    let connection = connection::Connection::new(tree, Arc::clone(&shared), options);
     let ended = tokio::select! {
         ended = connection.run(reader) => ended,
         // It ends by itself only when the client does not take replies.

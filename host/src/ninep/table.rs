@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use tokio::sync::Notify;
 
 use super::codec::{Dialect, Reply, read_header};
+use super::shortfall::Shortfall;
 use crate::driver::RequestId;
 use crate::tree::{Failure, Handle, Node};
 
@@ -65,11 +66,13 @@ pub(super) struct Fid {
     /// Where the next read of the directory starts: the only offset it may have
     /// besides 0, and the cookie of the last entry before it.
     pub(super) cursor: (u64, u64),
+    /// What the last read of a stream left to be desired, until the next one.
+    pub(super) shortfall: Option<Shortfall>,
 }
 
 impl Fid {
     pub(super) fn new(node: Node) -> Self {
-        Self { node, open: Open::No, cursor: (0, 0) }
+        Self { node, open: Open::No, cursor: (0, 0), shortfall: None }
     }
 }
 
@@ -197,6 +200,28 @@ impl Shared {
                 Err((failure, _)) if flushed && failure.errno() == Errno::INTR => return,
                 Err((failure, dialect)) => state.push(Frame::failure(tag, &failure, dialect)),
             }
+        }
+        self.filled.notify_one();
+    }
+
+    /// Answers a read of a stream, and notes what it lacks.
+    pub(super) fn complete_stream_read(
+        &self,
+        tag: u16,
+        serial: u64,
+        fid: u32,
+        frame: Frame,
+        lacks: Option<Shortfall>,
+    ) {
+        {
+            let mut state = self.lock();
+            if state.take_tag(tag, serial).is_none() {
+                return;
+            }
+            if let Some(entry) = state.fids.get_mut(&fid) {
+                entry.shortfall = lacks;
+            }
+            state.push(frame);
         }
         self.filled.notify_one();
     }

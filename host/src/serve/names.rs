@@ -26,7 +26,7 @@ pub fn parse(text: &str) -> Vec<Service> {
         let (name, port) = (words.next()?, words.next()?);
         let (port, protocol) = port.split_once('/')?;
         let port: u16 = port.parse().ok().filter(|port| *port != 0)?;
-        protocol.eq_ignore_ascii_case("tcp").then(|| (name, words, port))
+        protocol.eq_ignore_ascii_case("tcp").then_some((name, words, port))
     });
     let mut known = std::collections::HashSet::new();
     lines

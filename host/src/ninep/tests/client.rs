@@ -1,11 +1,11 @@
 //! The client, against the server.
 
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::*;
 use crate::engine::Reply as Done;
 use crate::ninep::client::{Client, ClientError};
-use crate::ninep::listen;
+use crate::ninep::{listen, listen_tcp};
 use crate::tree::Access;
 use crate::tree::fake::Asked;
 
@@ -160,4 +160,19 @@ async fn a_socket_is_served_and_has_a_limit() {
     assert!(one.open("cs", Access::Read).await.is_err());
     assert!(UnixStream::connect(&path).await.is_err());
     std::fs::remove_dir_all(&directory).expect("it goes");
+}
+
+#[tokio::test]
+async fn a_tcp_port_is_served_to_those_who_may() {
+    for anybody in [false, true] {
+        let fake = Fake::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let server = tokio::spawn(listen_tcp(listener, anybody, fake.tree(), Options::default()));
+        let stream = TcpStream::connect(address).await.expect("a server");
+        let client = Client::new(stream, 8192).await.expect("it speaks to us");
+        let _ctl = client.open("tcp/clone", Access::ReadWrite).await.expect("a client");
+        server.abort();
+        until("all is closed", || fake.references().is_empty()).await;
+    }
 }

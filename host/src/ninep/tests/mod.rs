@@ -12,6 +12,7 @@ mod fids;
 mod files;
 mod pending;
 mod session;
+mod short_reads;
 mod transfer;
 
 use std::time::Duration;
@@ -39,8 +40,12 @@ struct Wire {
 impl Wire {
     /// A connection on which nothing was said.
     fn bare(tree: Tree) -> Self {
+        Self::granted(tree, Options::default())
+    }
+
+    fn granted(tree: Tree, options: Options) -> Self {
         let (stream, far) = tokio::io::duplex(64 << 10);
-        let server = tokio::spawn(async move { serve(far, tree, &Options::default()).await });
+        let server = tokio::spawn(async move { serve(far, tree, &options).await });
         Self { stream, server, dialect: Dialect::Plan9, tag: 0 }
     }
 

@@ -1,0 +1,162 @@
+//! An sshd of a test's own: on the loopback, with its own keys, on a port that
+//! the kernel chose, for whoever runs the tests.
+
+use std::fs::{self, File};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::world::{children_of, private_directory, until};
+
+/// A running sshd; dropped, it is killed.
+pub struct Sshd {
+    dir: TempDir,
+    process: Child,
+    /// The port that it listens on.
+    pub port: u16,
+}
+
+/// Where sshd is; sshd must be started by its whole path.
+fn program() -> PathBuf {
+    ["/usr/sbin/sshd", "/usr/local/sbin/sshd", "/sbin/sshd"]
+        .iter()
+        .map(PathBuf::from)
+        .find(|path| path.exists())
+        .expect("there is no sshd: install the Debian package openssh-server")
+}
+
+/// The name of whoever runs the tests.
+pub fn user() -> String {
+    let output = Command::new("id").arg("-un").output().expect("id: Debian package coreutils");
+    String::from_utf8(output.stdout).expect("a name").trim().to_owned()
+}
+
+/// A port on the loopback that is free now.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("the loopback has ports");
+    listener.local_addr().expect("it is bound").port()
+}
+
+impl Sshd {
+    /// Starts one. `options` are lines of sshd_config, such as `PermitOpen none`;
+    /// of one given twice the first counts, and theirs come first.
+    pub fn start(options: &[&str]) -> Self {
+        // Between asking for a free port and binding it, another test may take it.
+        for _ in 0..5 {
+            if let Some(sshd) = Self::try_start(options) {
+                return sshd;
+            }
+        }
+        panic!("sshd could not bind a port in five attempts");
+    }
+
+    fn try_start(options: &[&str]) -> Option<Self> {
+        let dir = private_directory();
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        for key in ["host", "user"] {
+            let made = Command::new("ssh-keygen")
+                .args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", &path(key)])
+                .stdin(Stdio::null())
+                .status()
+                .expect("there is no ssh-keygen: install the Debian package openssh-client");
+            assert!(made.success(), "ssh-keygen failed");
+        }
+        // Without it sshd does not start as root; as another it isn't looked at.
+        if user() == "root" {
+            fs::create_dir_all("/run/sshd").expect("root can make /run/sshd");
+        }
+        let port = free_port();
+        let mut config: String = options.iter().map(|line| format!("{line}\n")).collect();
+        config.push_str(&format!(
+            "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\n\
+             UsePAM no\nStrictModes no\nPermitRootLogin prohibit-password\n\
+             PasswordAuthentication no\nKbdInteractiveAuthentication no\nUseDNS no\n\
+             MaxStartups 200\nLogLevel VERBOSE\n",
+            path("host"),
+            path("user.pub"),
+        ));
+        fs::write(dir.path().join("config"), config).expect("it can be written");
+        let process = Command::new(program())
+            .args(["-D", "-e", "-f", &path("config")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(dir.path().join("log")).expect("it can be written"))
+            .spawn()
+            .expect("sshd starts");
+        let mut sshd = Self { dir, process, port };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            if let Some(status) = sshd.process.try_wait().expect("it is our child") {
+                let log = sshd.log();
+                assert!(log.contains("in use"), "sshd ended with {status}:\n{log}");
+                return None;
+            }
+            assert!(Instant::now() < deadline, "sshd is not up in time:\n{}", sshd.log());
+            sleep(Duration::from_millis(10));
+        }
+        Some(sshd)
+    }
+
+    /// The options that get ssh in, without the destination.
+    pub fn ssh_options(&self) -> Vec<String> {
+        let path = |name: &str| self.dir.path().join(name).display().to_string();
+        let mut words = vec!["-F".into(), "none".into(), "-i".into(), path("user")];
+        words.extend(["-p".into(), self.port.to_string()]);
+        for option in [
+            format!("UserKnownHostsFile={}", path("known_hosts")),
+            "GlobalKnownHostsFile=/dev/null".into(),
+            "StrictHostKeyChecking=accept-new".into(),
+            "IdentitiesOnly=yes".into(),
+            "BatchMode=yes".into(),
+        ] {
+            words.extend(["-o".into(), option]);
+        }
+        words
+    }
+
+    /// Where ssh goes: who runs the tests, on the loopback.
+    pub fn destination(&self) -> String {
+        format!("{}@127.0.0.1", user())
+    }
+
+    /// A directory of its own, for what a test keeps beside it.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// What it has said.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// The processes that serve its sessions.
+    pub fn sessions(&self) -> Vec<u32> {
+        children_of(self.process.id())
+    }
+
+    /// Kills it with all its sessions, as a host that dies.
+    pub fn kill(&mut self) {
+        let sessions = self.sessions();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        for pid in sessions {
+            // It may have gone by itself.
+            let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+        }
+    }
+
+    /// Waits until its log has this.
+    pub fn until_log_has(&self, what: &str) {
+        until(&format!("sshd logs {what:?}"), || self.log().contains(what));
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
