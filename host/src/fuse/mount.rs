@@ -142,7 +142,13 @@ impl Mountpoint {
         let mounting = raw::Session::new(options).mount_with_unprivileged(net.clone(), &self.path);
         let mounted = match timeout(HELP, mounting).await {
             Ok(mounted) => mounted,
-            Err(_) => Err(io::Error::from(Errno::TIMEDOUT)),
+            Err(_) => {
+                // It may be half made.
+                if mounts::on(&self.path).is_ok_and(|mount| mount.is_some_and(|m| m.is_ours())) {
+                    let _ = detach(&self.path).await;
+                }
+                Err(io::Error::from(Errno::TIMEDOUT))
+            }
         };
         let session = match mounted {
             Ok(session) => session,
