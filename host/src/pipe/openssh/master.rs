@@ -329,9 +329,12 @@ impl Master {
             let why = "it went to the background (ForkAfterAuthentication)";
             return PipeError::Ended(why.to_owned());
         }
+        // One that was killed has said nothing about it: what it said before is
+        // about something else.
+        let killed = status.is_some_and(|status| status.signal().is_some());
         PipeError::Ended(match self.words.last_line() {
-            Some(line) => format!("{line} ({how})"),
-            None => how,
+            Some(line) if !killed => format!("{line} ({how})"),
+            _ => how,
         })
     }
 
