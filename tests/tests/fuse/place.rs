@@ -4,13 +4,13 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::OnceLock;
 use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
+use sshnet_tests::world::program;
 use tempfile::TempDir;
 
 /// How long anything may take that has no reason to.
@@ -19,32 +19,6 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const AT_ONCE: Duration = Duration::from_secs(1);
 /// The ordinary user: nobody, in nogroup.
 const NOBODY: &str = "65534";
-
-/// The program: `SSHNET_HOST`, or what cargo builds beside this test.
-pub(crate) fn program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        if let Some(path) = std::env::var_os("SSHNET_HOST") {
-            return path.into();
-        }
-        // target/PROFILE/deps/NAME-HASH
-        let this = std::env::current_exe().expect("a test has a path");
-        let directory = this.parent().and_then(Path::parent).expect("in target/PROFILE/deps");
-        let target = directory.parent().expect("in target/PROFILE");
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut command = Command::new(cargo);
-        command
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .args(["build", "--quiet", "--locked", "--package", "sshnet-host"])
-            .args(["--package", "sshnet-tests", "--bin", "sshnet-host", "--target-dir"])
-            .arg(target);
-        if directory.ends_with("release") {
-            command.arg("--release");
-        }
-        assert!(command.status().expect("cargo runs").success(), "sshnet-host does not build");
-        directory.join("sshnet-host")
-    })
-}
 
 /// Waits until something is so.
 #[track_caller]
