@@ -84,7 +84,8 @@ fn failed(error: impl Display) -> u8 {
 /// 9P message. The FUSE library's are not for users: it warns of each interruption
 /// that comes late, which is nothing.
 fn log(messages: bool) {
-    let mut filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,fuse3=off"));
+    let mut filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,fuse3=off"));
     if messages && let Ok(directive) = "sshnet::ninep=debug".parse() {
         filter = filter.add_directive(directive);
     }
