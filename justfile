@@ -36,3 +36,8 @@ install:
 # Run so many seeds of the simulator, on the component and the native engine.
 sim RUNS="10000":
     SSHNET_SIM_RUNS={{ RUNS }} cargo test --package sshnet-tests --test sim --locked -- --nocapture every_seed
+
+# Fuzz a target of core/fuzz (message or session) for so many seconds. Needs
+# cargo-fuzz and a nightly toolchain.
+fuzz TARGET SECONDS="600":
+    cd core && cargo +nightly fuzz run {{ TARGET }} -- -max_total_time={{ SECONDS }} -max_len=1200

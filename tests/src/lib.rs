@@ -9,6 +9,7 @@
 //! | [`world`] | the program `sshnet-host`, run for a test, and what is around it |
 //! | [`sshd`] | an sshd of a test's own |
 //! | [`ninep`] | a 9P client by raw frames, in three dialects |
+//! | [`fuzz`] | what the fuzz targets of core/fuzz check |
 //! | [`sim`] | the simulator: a world from a seed, and the oracle that judges it |
 //!
 //! The tests themselves are in `tests/`, one file per behaviour. They are named
@@ -17,6 +18,7 @@
 //! which fault of 9front's sshnet.c it keeps from coming back.
 
 pub mod bench;
+pub mod fuzz;
 pub mod ledger;
 pub mod ninep;
 pub mod peer;

@@ -361,7 +361,8 @@ impl Subject for Pair {
 
 // Between the host's types, generated from the WIT package, and the library's.
 
-fn to_host_config(config: &Config) -> host::Config {
+/// A configuration as the component takes it.
+pub fn to_host_config(config: &Config) -> host::Config {
     host::Config {
         prefix: config.prefix.clone(),
         services: config

@@ -375,6 +375,7 @@ impl World {
                 Call::Read(request, id, count)
             }
             6 => Call::Write(request, id, self.payload()),
+            7 if self.rng.one_in(8) => Call::Control(request, id, b"reject 7 not today".to_vec()),
             7 => Call::Listen(request, id),
             8 => Call::Control(request, id, b"hangup\n".to_vec()),
             9 => {

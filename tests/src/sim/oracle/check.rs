@@ -283,10 +283,10 @@ impl Model {
                     | State::Announcing { .. },
                     ClientState::Closed,
                 ) => true,
-                (State::Closed | State::Finished(_), ClientState::Dialing) if waits => {
+                (state, ClientState::Dialing) if waits && !state.wants_pipe() => {
                     self.quit(id);
                     self.enter(id, State::Dialing(None));
-                    continue;
+                    false
                 }
                 _ => false,
             };

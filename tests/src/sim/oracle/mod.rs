@@ -185,6 +185,17 @@ enum State {
 }
 
 impl State {
+    /// Whether it can only be while there is a pipe.
+    fn wants_pipe(&self) -> bool {
+        match self {
+            Self::Closed | Self::Finished(_) | Self::Listen(_) | Self::Dialing(None) => false,
+            Self::Dialing(Some(_))
+            | Self::Announcing { .. }
+            | Self::Established(_)
+            | Self::Teardown(_) => true,
+        }
+    }
+
     fn public(&self) -> ClientState {
         match self {
             Self::Closed => ClientState::Closed,
@@ -528,7 +539,7 @@ impl Model {
     }
 
     fn write(&mut self, request: u64, id: ClientId, bytes: &[u8], seen: &Seen<'_>) -> Verdict {
-        if !self.admit(request, Some(id), Kind::Write { empty: bytes.is_empty() }) {
+        if !self.admit(request, Some(id), Kind::Write { empty: bytes.is_empty() }) || self.blind {
             return Ok(());
         }
         let queued = self.queued();

@@ -602,40 +602,51 @@ impl Model {
     }
 
     /// Who dials this target in this event.
-    fn dialer(&self, target: &str, seen: &Seen<'_>) -> Option<ClientId> {
+    fn dialer(&mut self, target: &str, seen: &Seen<'_>) -> Option<ClientId> {
         let dials = |id: ClientId| {
             seen.client(id)
                 .is_some_and(|info| info.state == ClientState::Dialing && info.remote == target)
         };
-        let without = |id: &ClientId| !matches!(self.known(*id), Some(c) if matches!(c.state, State::Dialing(Some(_))));
-        match seen.call {
-            Call::Control(_, id, _) if dials(*id) => Some(*id),
-            Call::PipeUp => {
-                let waiting = self.clients.values().filter(|client| {
-                    matches!(client.state, State::Dialing(None)) && dials(client.id)
-                });
-                waiting.map(|client| client.id).next()
-            }
-            _ => self.event.controlled.iter().copied().filter(without).find(|id| dials(*id)),
+        if seen.call == &Call::PipeUp {
+            let mut waiting = self
+                .clients
+                .values()
+                .filter(|client| matches!(client.state, State::Dialing(None)) && dials(client.id));
+            return waiting.next().map(|client| client.id);
         }
+        // Who dialed before goes on with that, unless it is told otherwise now.
+        let free = |id: &ClientId| {
+            let told = matches!(seen.call, Call::Control(_, client, _) if client == id);
+            let state = self.known(*id).map(|client| &client.state);
+            told || !matches!(state, Some(State::Dialing(Some(_))))
+        };
+        let able = self.event.controlled.iter().copied().filter(free);
+        let able: Vec<_> = able.filter(|id| dials(*id)).collect();
+        self.one_of(&able)
     }
 
     /// Who announces this place in this event.
-    fn announcer(&self, place: &Place, seen: &Seen<'_>) -> Option<ClientId> {
+    fn announcer(&mut self, place: &Place, seen: &Seen<'_>) -> Option<ClientId> {
         let shown = place.shown();
-        let announces = |id: ClientId| {
-            seen.client(id)
+        if seen.call == &Call::PipeUp {
+            let mut waiting = self.clients.values().filter(|client| match &client.state {
+                State::Listen(l) => l.place == *place && !matches!(l.bound, Bound::Asked(_)),
+                _ => false,
+            });
+            return waiting.next().map(|client| client.id);
+        }
+        let announces = |id: &ClientId| {
+            seen.client(*id)
                 .is_some_and(|info| info.state == ClientState::Dialing && info.local == shown)
         };
-        match seen.call {
-            Call::Control(_, id, _) if announces(*id) => Some(*id),
-            Call::PipeUp => self
-                .clients
-                .values()
-                .find(|client| matches!(&client.state, State::Listen(l) if l.place == *place && !matches!(l.bound, Bound::Asked(_))))
-                .map(|client| client.id),
-            _ => self.event.controlled.iter().copied().find(|id| announces(*id)),
-        }
+        let able: Vec<_> = self.event.controlled.iter().copied().filter(announces).collect();
+        self.one_of(&able)
+    }
+
+    /// Two clients that do the same in one event can't be told apart.
+    fn one_of(&mut self, able: &[ClientId]) -> Option<ClientId> {
+        self.blind |= able.len() > 1;
+        able.first().copied()
     }
 }
 
