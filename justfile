@@ -28,6 +28,13 @@ component:
     cargo build --package sshnet-core --lib --profile component --target wasm32-wasip2 --locked
     @ls -l target/wasm32-wasip2/component/sshnet_core.wasm
 
+# The same with the names of its functions, for traps that say where they were.
+component-with-names:
+    scripts/setup build
+    cargo build --package sshnet-core --lib --profile component --target wasm32-wasip2 --locked \
+        --config 'profile.component.strip="debuginfo"'
+    @ls -l target/wasm32-wasip2/component/sshnet_core.wasm
+
 # Install sshnet-host into ~/.cargo/bin.
 install:
     scripts/setup build

@@ -14,7 +14,7 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let host = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let root = host.parent().expect("the host is a directory of the workspace").to_owned();
-    for path in ["core/Cargo.toml", "core/src", "wit", "Cargo.lock", "Cargo.toml"] {
+    for path in ["core/Cargo.toml", "core/src", "wit", "Cargo.lock", "Cargo.toml", ".cargo"] {
         println!("cargo::rerun-if-changed={}", root.join(path).display());
     }
     let component = out.join("sshnet_core.wasm");

@@ -73,7 +73,6 @@ pub(crate) struct Dial {
     pub(crate) target: Target,
     /// The channel asked for and the window offered; none while there is no pipe.
     pub(crate) channel: Option<(Ours, ReceiveWindow)>,
-    pub(crate) deadline: Option<Instant>,
 }
 
 /// An announcement that the far side has not answered.
@@ -83,7 +82,6 @@ pub(crate) struct Announcing {
     pub(crate) address: Announced,
     /// Which request of ours the answer is to.
     pub(crate) serial: u64,
-    pub(crate) deadline: Option<Instant>,
 }
 
 /// An announced client.
@@ -149,9 +147,8 @@ pub(crate) enum Place {
     None,
     /// In the queue of those that take turns.
     Turn,
-    /// Among those that wait for a share of what may be on the way, with this
-    /// need.
-    Share(u64),
+    /// Among those that wait for a share of what may be on the way.
+    Share,
 }
 
 /// The direction away from here.

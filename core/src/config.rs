@@ -1,7 +1,6 @@
 //! What a session is given when it is made: where its tree is, the service
 //! names, and the limits on what it may hold.
 
-use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -120,19 +119,28 @@ impl Limits {
 /// Service names by name.
 #[derive(Debug, Default)]
 pub(crate) struct Services {
-    ports: BTreeMap<String, u16>,
+    /// In the order of the names, each of which is there once.
+    ports: Vec<(String, u16)>,
 }
 
 impl Services {
     pub(crate) fn new(services: Vec<Service>) -> Self {
-        let mut ports = BTreeMap::new();
-        for service in services {
-            ports.entry(service.name).or_insert(service.port);
+        let mut known = Self::default();
+        for Service { name, port } in services {
+            // Of two ports for a name the first is kept.
+            if let Err(place) = known.place(&name) {
+                known.ports.insert(place, (name, port));
+            }
         }
-        Self { ports }
+        known
+    }
+
+    fn place(&self, name: &str) -> Result<usize, usize> {
+        self.ports.binary_search_by(|(known, _)| known.as_str().cmp(name))
     }
 
     pub(crate) fn port(&self, name: &str) -> Option<u16> {
-        self.ports.get(name).copied()
+        let place = self.place(name).ok()?;
+        self.ports.get(place).map(|&(_, port)| port)
     }
 }

@@ -5,7 +5,6 @@
 use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::String;
-use alloc::vec::Vec;
 
 use crate::config::Services;
 use crate::effect::{Error, ErrorCode, Protocol};
@@ -106,7 +105,14 @@ impl Parser {
             "reject" => {
                 // The number is that of the call's directory (dial(2)).
                 words.next();
-                return Ok(Command::Reject(words.collect::<Vec<_>>().join(" ")));
+                let mut why = String::new();
+                for word in words {
+                    if !why.is_empty() {
+                        why.push(' ');
+                    }
+                    why.push_str(word);
+                }
+                return Ok(Command::Reject(why));
             }
             // dial(2) writes it to whoever took the call: it is taken already.
             "accept" => {

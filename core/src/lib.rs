@@ -15,6 +15,8 @@
 //! | `window` | send and receive windows, the session's pool of them | bytes, channels |
 //! | `client` | one client: its state, its queues | what is said to the peer |
 //! | `table` | clients and channels by number | what they do |
+//! | `listeners` | clients by what they announced | whether it is bound |
+//! | `order` | clients in the order of a number, the least first | what the number is |
 //! | `ctl` | control messages, `cs` queries, addresses | clients |
 //! | [`effect`] | effects, replies, errors | how they come about |
 //! | [`config`] | limits, service names | - |
@@ -47,7 +49,9 @@ mod component;
 pub mod config;
 mod ctl;
 pub mod effect;
+mod listeners;
 pub mod message;
+mod order;
 #[cfg(target_family = "wasm")]
 mod rt;
 pub mod session;

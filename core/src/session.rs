@@ -7,10 +7,13 @@
 //! Each event ends in [`Session::finish`], which lets those send who can, says
 //! when to wake up, and hands out the effects.
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+
+use hashbrown::HashMap;
+use rustc_hash::FxBuildHasher;
 
 use crate::client::{Bound, Conversation, End, Inbox, Outgoing, Remains, State};
 use crate::config::{Config, Limits, Services};
@@ -19,7 +22,9 @@ use crate::effect::{
     ClientId, ClientInfo, Completion, Effect, Error, ErrorCode, Instant, Outcome, RequestId,
     Statistics, TextFile, printable,
 };
+use crate::listeners::Listeners;
 use crate::message::Message;
+use crate::order::Order;
 use crate::table::{Channels, Clients};
 use crate::window::{Budget, ReceiveWindow};
 
@@ -38,8 +43,7 @@ pub struct Session {
     pipe: Option<Pipe>,
     clients: Clients,
     channels: Channels,
-    /// Announced clients, by what they announced.
-    listeners: BTreeMap<Announced, ClientId>,
+    listeners: Listeners,
     /// Calls that wait, all listeners together.
     calls: u32,
     /// Names each announcement that is asked for.
@@ -47,14 +51,14 @@ pub struct Session {
     /// Conversations that have something to send, and may.
     turn: VecDeque<ClientId>,
     /// Conversations that wait for bytes to be acknowledged, by how many.
-    starved: BTreeSet<(u64, ClientId)>,
+    starved: Order,
     /// What the peer may send, or sent and nobody read.
     pool: Budget,
     /// What we sent and the peer did not acknowledge.
     uploads: Budget,
     queued: u64,
     /// When a dial or an announcement is given up.
-    deadlines: BTreeSet<(Instant, ClientId)>,
+    deadlines: Order,
     wake: Option<Instant>,
     out: Out,
 }
@@ -84,7 +88,7 @@ enum Awaited {
 struct Out {
     effects: Vec<Effect>,
     /// Requests that wait, and the client that each waits at.
-    requests: BTreeMap<RequestId, ClientId>,
+    requests: HashMap<RequestId, ClientId, FxBuildHasher>,
     /// Bytes handed to the pipe and not taken.
     in_pipe: u64,
     statistics: Statistics,
@@ -154,15 +158,15 @@ impl Session {
             pipe: None,
             clients: Clients::new(),
             channels: Channels::new(),
-            listeners: BTreeMap::new(),
+            listeners: Listeners::default(),
             calls: 0,
             serial: 0,
             turn: VecDeque::new(),
-            starved: BTreeSet::new(),
+            starved: Order::default(),
             pool: Budget::new(limits.windows, limits.clients, limits.packet),
             uploads: Budget::new(limits.unacknowledged, limits.clients, limits.packet),
             queued: 0,
-            deadlines: BTreeSet::new(),
+            deadlines: Order::default(),
             wake: None,
             out: Out::default(),
         }
@@ -201,11 +205,11 @@ impl Session {
         if self.wake.is_some_and(|wake| wake <= self.now) {
             self.wake = None;
         }
-        while let Some(&(at, id)) = self.deadlines.first() {
+        while let Some((at, id)) = self.deadlines.first() {
             if at > self.now {
                 break;
             }
-            self.deadlines.pop_first();
+            self.deadlines.pop();
             let waited = match self.clients.get(id).map(|client| &client.state) {
                 Ok(State::Dialing(dial)) if dial.channel.is_none() => {
                     "no connection came up in time"
@@ -275,7 +279,7 @@ impl Session {
             self.pipe.as_ref().filter(|_| self.limits.keepalive > 0).map(|pipe| {
                 pipe.probed.unwrap_or(pipe.heard).saturating_add(self.limits.keepalive)
             });
-        let next = self.deadlines.first().map(|&(at, _)| at).into_iter().chain(alive).min();
+        let next = self.deadlines.first().map(|(at, _)| at).into_iter().chain(alive).min();
         // A wake-up that comes too early does no harm, one more effect in each
         // event does.
         if let Some(at) = next
@@ -395,32 +399,23 @@ impl Session {
             return;
         }
         client.last_error = Some(error.message.clone());
-        let (control, deadline) = match client.enter(State::Closed, self.now) {
+        let control = match client.enter(State::Closed, self.now) {
             State::Dialing(mut dial) => {
                 if let Some((channel, window)) = &mut dial.channel {
                     window.close(&mut self.pool);
                     self.channels.set(*channel, crate::table::Channel::Opening { owner: None });
                 }
                 self.out.statistics.dials_failed += 1;
-                (dial.control, dial.deadline)
+                dial.control
             }
             State::Announcing(announcing) => {
-                self.forget_listener(id, &announcing.address);
-                (announcing.control, announcing.deadline)
+                self.listeners.remove(&announcing.address, id);
+                announcing.control
             }
             _ => return,
         };
-        if let Some(at) = deadline {
-            self.deadlines.remove(&(at, id));
-        }
+        self.deadlines.remove(id);
         self.out.complete(control.request, Err(error));
-    }
-
-    /// An address is no longer this client's.
-    fn forget_listener(&mut self, id: ClientId, address: &Announced) {
-        if self.listeners.get(address) == Some(&id) {
-            self.listeners.remove(address);
-        }
     }
 
     /// Lets go of a window whose bytes nobody will read.

@@ -149,7 +149,7 @@ impl Core {
             .session()
             .call_constructor(&mut store, config)
             .map_err(trap)?;
-        Ok(Engine { store, bindings, session, fuel: sandbox.fuel })
+        Ok(Engine { store, bindings, session, fuel: sandbox.fuel, given: sandbox.fuel })
     }
 
     fn instantiate(
@@ -189,7 +189,10 @@ pub struct Engine {
     store: Store<StoreLimits>,
     bindings: bindings::Core,
     session: ResourceAny,
+    /// What a call without bytes is given.
     fuel: u64,
+    /// What the last call was given.
+    given: u64,
 }
 
 /// Calls a method of the session with fresh fuel.
@@ -197,6 +200,7 @@ macro_rules! call {
     ($self:ident, $bytes:expr, $method:ident $(, $argument:expr)*) => {{
         let fuel = $self.fuel.saturating_add(FUEL_PER_BYTE.saturating_mul($bytes as u64));
         $self.store.set_fuel(fuel).map_err(trap)?;
+        $self.given = fuel;
         $self
             .bindings
             .sshnet_core_engine()
@@ -292,8 +296,8 @@ impl Engine {
         call!(self, 0, call_statistics)
     }
 
-    /// Fuel that the last call burnt, of what it was given.
-    pub fn fuel_left(&self) -> u64 {
-        self.store.get_fuel().unwrap_or(0)
+    /// Fuel that the last call burnt: about one for each WebAssembly instruction.
+    pub fn fuel_burnt(&self) -> u64 {
+        self.store.get_fuel().map_or(self.given, |left| self.given.saturating_sub(left))
     }
 }

@@ -63,8 +63,8 @@ impl Session {
         let count = match c.send.share(count, &self.uploads) {
             Ok(count) => count,
             Err(need) => {
-                c.place = Place::Share(need);
-                self.starved.insert((need, id));
+                c.place = Place::Share;
+                self.starved.insert(need, id);
                 if c.awaits_arrival.is_none() {
                     c.send.ask();
                     c.awaits_arrival = Some(self.out.ask(c));
@@ -101,9 +101,7 @@ impl Session {
             && c.wants_turn()
             && c.place != Place::Turn
         {
-            if let Place::Share(need) = c.place {
-                self.starved.remove(&(need, id));
-            }
+            self.starved.remove(id);
             c.place = Place::Turn;
             self.turn.push_back(id);
         }
@@ -112,19 +110,17 @@ impl Session {
     /// A conversation ended: it waits no more, and holds nothing of what may be
     /// on the way. (Where it was in the queue of turns, nobody will be found.)
     pub(super) fn leave_turn(&mut self, id: ClientId, c: &mut Conversation) {
-        if let Place::Share(need) = c.place {
-            self.starved.remove(&(need, id));
-        }
+        self.starved.remove(id);
         c.send.close(&mut self.uploads);
     }
 
     /// Who needs least of those that wait for a share, if there is as much.
     fn fed(&mut self) -> Option<ClientId> {
-        let &(need, id) = self.starved.first()?;
+        let (need, id) = self.starved.first()?;
         if need > self.uploads.free() {
             return None;
         }
-        self.starved.pop_first();
+        self.starved.pop();
         Some(id)
     }
 

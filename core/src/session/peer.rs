@@ -18,10 +18,6 @@ use crate::message::{DATA_HEADER, Message, MessageError, Open, reason};
 use crate::table::{Channel, Ours, Theirs};
 use crate::window::SendWindow;
 
-/// Names of all addresses, and of this machine's own.
-const WILDCARDS: [&str; 3] = ["", "0.0.0.0", "::"];
-const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
-
 /// Why the session has to fail.
 type Fault = String;
 
@@ -161,14 +157,11 @@ impl Session {
         if !matches!(client.state, State::Announcing(_)) {
             return;
         }
-        let State::Announcing(Announcing { control, deadline, .. }) =
-            client.enter(State::Closed, self.now)
+        let State::Announcing(Announcing { control, .. }) = client.enter(State::Closed, self.now)
         else {
             return;
         };
-        if let Some(at) = deadline {
-            self.deadlines.remove(&(at, id));
-        }
+        self.deadlines.remove(id);
         client.local = format!("{address}");
         self.listeners.insert(address.clone(), id);
         let listener = Listener {
@@ -185,7 +178,7 @@ impl Session {
     /// port that the far side picked may be one that another client waits for in
     /// vain.)
     fn unclaimed(&self, address: Announced) -> Result<Announced, Error> {
-        let owner = self.listeners.get(&address).and_then(|id| self.clients.get(*id).ok());
+        let owner = self.listeners.get(&address).and_then(|id| self.clients.get(id).ok());
         match owner.map(|client| &client.state) {
             Some(State::Listen(listener)) if !matches!(listener.bound, Bound::Refused(_)) => {
                 let text = format!("the far side bound {address} twice");
@@ -199,13 +192,13 @@ impl Session {
     fn opened(&mut self, sender: Theirs, window: u32, packet: u32, kind: Open<'_>) {
         let (listener, local, remote) = match kind {
             Open::ForwardedTcpip { address, port, originator, originator_port } => (
-                self.called(address, port),
+                self.listeners.called(address, port),
                 format!("{}!{port}", shown(address)),
                 format!("{}!{originator_port}", shown(originator)),
             ),
             Open::ForwardedStreamlocal { path } => {
                 let address = Announced::Unix { path: String::from_utf8_lossy(path).into_owned() };
-                (self.listeners.get(&address).copied(), printable(path), "/".to_string())
+                (self.listeners.get(&address), printable(path), "/".to_string())
             }
             Open::DirectTcpip { .. } | Open::DirectStreamlocal { .. } => {
                 return self.refuse(sender.0, reason::PROHIBITED, "not a server");
@@ -241,38 +234,6 @@ impl Session {
         listener.calls.push_back(Call { channel: sender, window, packet, local, remote });
         self.calls += 1;
         self.match_calls(id);
-    }
-
-    /// The client that announced this address, as the peer spells it. Servers
-    /// name what was asked for, or what was called: where there is one client
-    /// only that could be meant, it is.
-    fn called(&self, address: &[u8], port: u32) -> Option<ClientId> {
-        let port = u16::try_from(port).ok()?;
-        let address = core::str::from_utf8(address).ok()?;
-        let named = Announced::Tcp { address: address.into(), port };
-        if let Some(id) = self.listeners.get(&named) {
-            return Some(*id);
-        }
-        let like = |address: &str| {
-            self.listeners.get(&Announced::Tcp { port, address: address.into() }).copied()
-        };
-        let found = |names: &[&str]| {
-            let mut found = names.iter().filter_map(|name| like(name));
-            let id = found.next()?;
-            found.next().is_none().then_some(id)
-        };
-        if WILDCARDS.contains(&address) {
-            let first = Announced::Tcp { port, address: String::new() };
-            let mut at_port = self.listeners.range(first..).take_while(
-                |(announced, _)| matches!(announced, Announced::Tcp { port: p, .. } if *p == port),
-            );
-            let id = at_port.next().map(|(_, id)| *id)?;
-            return at_port.next().is_none().then_some(id);
-        }
-        match LOOPBACK.contains(&address) {
-            true => found(&[WILDCARDS, LOOPBACK].concat()),
-            false => found(&WILDCARDS),
-        }
     }
 
     /// Refuses a channel.
@@ -312,14 +273,12 @@ impl Session {
         if !matches!(client.state, State::Dialing(_)) {
             return Ok(());
         }
-        let State::Dialing(Dial { control, channel: Some((_, receive)), deadline, .. }) =
+        let State::Dialing(Dial { control, channel: Some((_, receive)), .. }) =
             client.enter(State::Closed, self.now)
         else {
             return Ok(());
         };
-        if let Some(at) = deadline {
-            self.deadlines.remove(&(at, id));
-        }
+        self.deadlines.remove(id);
         let send = SendWindow::new(window, packet, self.limits.packet);
         let conversation = Conversation::new(ours, theirs, receive, send);
         client.enter(State::Established(conversation), self.now);

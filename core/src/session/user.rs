@@ -129,10 +129,14 @@ impl Session {
         }
     }
 
-    fn deadline(&mut self, id: ClientId, after: Instant) -> Option<Instant> {
-        let at = self.now.checked_add(after).filter(|_| after > 0)?;
-        self.deadlines.insert((at, id));
-        Some(at)
+    /// What the client waits for must come within this time, if it is not 0.
+    fn set_deadline(&mut self, id: ClientId, after: Instant) {
+        self.deadlines.remove(id);
+        if after > 0
+            && let Some(at) = self.now.checked_add(after)
+        {
+            self.deadlines.insert(at, id);
+        }
     }
 
     fn connect(
@@ -149,11 +153,11 @@ impl Session {
             None if self.limits.dial_wait > 0 => self.limits.dial_wait,
             None => return Err((control, no_pipe())),
         };
-        let deadline = self.deadline(id, wait);
+        self.set_deadline(id, wait);
         let Ok(client) = self.clients.get_mut(id) else { return Ok(()) };
         client.remote = alloc::format!("{target}");
         self.out.requests.insert(control.request, id);
-        client.enter(State::Dialing(Dial { control, target, channel: None, deadline }), self.now);
+        client.enter(State::Dialing(Dial { control, target, channel: None }), self.now);
         self.open_channel(id);
         Ok(())
     }
@@ -191,7 +195,7 @@ impl Session {
         control: Control,
     ) -> Result<(), (Control, Error)> {
         let any = matches!(address, Announced::Tcp { port: 0, .. });
-        if !any && (self.listeners.contains_key(&address) || self.is_asked_for(&address)) {
+        if !any && (self.listeners.get(&address).is_some() || self.is_asked_for(&address)) {
             let error = match self.clients.get(id).map(Client::state) {
                 Ok(ClientState::Dialing | ClientState::Listen) => in_use(),
                 _ => Error::new(ErrorCode::AddressInUse, "the address is announced already"),
@@ -206,7 +210,7 @@ impl Session {
             let error = Error::exhausted("too many announcements are unanswered");
             return Err((control, error));
         }
-        let deadline = self.deadline(id, self.limits.dial_time);
+        self.set_deadline(id, self.limits.dial_time);
         let Ok(client) = self.clients.get_mut(id) else { return Ok(()) };
         client.local = alloc::format!("{address}");
         self.out.requests.insert(control.request, id);
@@ -214,8 +218,7 @@ impl Session {
             self.listeners.insert(address.clone(), id);
         }
         self.serial += 1;
-        let announcing =
-            Announcing { control, address: address.clone(), serial: self.serial, deadline };
+        let announcing = Announcing { control, address: address.clone(), serial: self.serial };
         client.enter(State::Announcing(announcing), self.now);
         self.ask_to_bind(id, address);
         Ok(())
@@ -269,16 +272,8 @@ impl Session {
     pub(super) fn resume(&mut self, id: ClientId) {
         let Ok(client) = self.clients.get_mut(id) else { return };
         match &mut client.state {
-            State::Dialing(dial) => {
-                if let Some(at) = dial.deadline.take() {
-                    self.deadlines.remove(&(at, id));
-                }
-                let deadline = self.deadline(id, self.limits.dial_time);
-                if let Ok(client) = self.clients.get_mut(id)
-                    && let State::Dialing(dial) = &mut client.state
-                {
-                    dial.deadline = deadline;
-                }
+            State::Dialing(_) => {
+                self.set_deadline(id, self.limits.dial_time);
                 self.open_channel(id);
             }
             State::Listen(listener) => {
@@ -562,7 +557,7 @@ impl Session {
     }
 
     fn end_listener(&mut self, id: ClientId, listener: Listener, error: &Error) {
-        self.forget_listener(id, &listener.address);
+        self.listeners.remove(&listener.address, id);
         if matches!(listener.bound, Bound::Yes) {
             self.ask_to_cancel(&listener.address);
         }

@@ -13,9 +13,9 @@ fn the_component_has_no_imports() {
 
 /// Who embeds it gets a small file.
 #[test]
-fn the_component_is_smaller_than_300_kilobytes() {
+fn the_component_is_smaller_than_150_kilobytes() {
     let size = EMBEDDED.len();
-    assert!(size < 300_000, "{size} bytes");
+    assert!(size < 150_000, "{size} bytes");
 }
 
 /// One list of defaults, in two builds.

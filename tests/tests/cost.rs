@@ -1,0 +1,293 @@
+//! What the component costs, in wasm fuel: about one for each instruction, the
+//! same on every machine and in every run.
+//!
+//! This is about the quality of an engine and not about the contract: it runs on
+//! the component that the host embeds.
+
+use sshnet_core::message::Message;
+use sshnet_host::engine::{
+    ClientId, Config, Core, Effect, Engine, EngineError, Limits, Protocol, Reply, Sandbox,
+};
+
+/// What one operation may burn on average, with ten clients around it.
+///
+/// A budget is what was measured and a tenth; whoever makes an operation dearer
+/// says so by changing it here.
+const BUDGETS: [(&str, u64); 9] = [
+    ("64 bytes of data in, and a read that waits for them", 5_400),
+    ("32 KiB of data in, and a read that waits for them", 41_400),
+    ("64 bytes of data in, and read", 4_800),
+    ("32 KiB of data in, and read", 40_900),
+    ("64 bytes written and sent", 4_900),
+    ("32 KiB written and sent", 41_000),
+    ("dial", 17_000),
+    ("accept", 17_700),
+    ("close", 10_900),
+];
+
+/// How often an operation is done for its average.
+const TIMES: u32 = 200;
+
+const LARGE: usize = 32_768;
+const SMALL: usize = 64;
+
+/// An engine, and the fuel that its calls burnt.
+struct Meter {
+    engine: Engine,
+    burnt: u64,
+    requests: u64,
+    theirs: u32,
+}
+
+/// A conversation, and the engine's number of its channel.
+#[derive(Clone, Copy)]
+struct Line {
+    id: ClientId,
+    ours: u32,
+}
+
+impl Meter {
+    /// A session with so many conversations, each with a read that waits, and
+    /// one listener.
+    fn among(core: &Core, crowd: u32) -> (Self, ClientId) {
+        let limits = Limits {
+            clients: crowd + TIMES + 2,
+            calls: 1_024,
+            backlog: 128,
+            requests: crowd + 2 * TIMES,
+            line: 1_024,
+            name: 255,
+            queued: 1 << 30,
+            unacknowledged: 1 << 40,
+            windows: 1 << 40,
+            window: 1 << 20,
+            window_max: 1 << 20,
+            packet: 32_768,
+            room: 1 << 30,
+            control: 1 << 20,
+            dial_time: 60_000_000_000,
+            dial_wait: 10_000_000_000,
+            keepalive: 0,
+        };
+        let sandbox = Sandbox::for_limits(&limits);
+        let config = Config { prefix: "/net".into(), services: Vec::new(), limits };
+        let engine = core.session(&config, sandbox).expect("a session");
+        let mut meter = Self { engine, burnt: 0, requests: 0, theirs: 0 };
+        meter.call(Engine::pipe_up);
+        for _ in 0..crowd {
+            let line = meter.dial();
+            meter.read(line, LARGE);
+        }
+        let request = meter.request();
+        let listener = meter.made(|engine| engine.clone_client(request, Protocol::Tcp));
+        let request = meter.request();
+        meter.call(|engine| engine.control(request, listener, b"announce localhost!80"));
+        meter.hear(Message::RequestSuccess { data: b"" });
+        (meter, listener)
+    }
+
+    fn request(&mut self) -> u64 {
+        self.requests += 1;
+        self.requests
+    }
+
+    /// Every call goes through here; what it sends is taken by the pipe at once,
+    /// which is part of its cost.
+    fn call(
+        &mut self,
+        call: impl FnOnce(&mut Engine) -> Result<Vec<Effect>, EngineError>,
+    ) -> Vec<Effect> {
+        let effects = call(&mut self.engine).expect("no trap");
+        self.burnt += self.engine.fuel_burnt();
+        let sent: usize = effects
+            .iter()
+            .map(|effect| match effect {
+                Effect::Send(message) => message.len(),
+                _ => 0,
+            })
+            .sum();
+        if sent > 0 {
+            let more = self.engine.pipe_took(sent as u64).expect("no trap");
+            self.burnt += self.engine.fuel_burnt();
+            assert!(more.is_empty(), "more was sent: {more:?}");
+        }
+        effects
+    }
+
+    fn hear(&mut self, message: Message<'_>) -> Vec<Effect> {
+        let bytes = message.encode();
+        self.call(|engine| engine.receive(&bytes))
+    }
+
+    /// The client that a call made.
+    fn made(
+        &mut self,
+        call: impl FnOnce(&mut Engine) -> Result<Vec<Effect>, EngineError>,
+    ) -> ClientId {
+        self.call(call)
+            .iter()
+            .find_map(|effect| match effect {
+                Effect::Complete(completion) => match completion.outcome {
+                    Ok(Reply::Client(id)) => Some(id),
+                    _ => None,
+                },
+                _ => None,
+            })
+            .expect("a client was made")
+    }
+
+    fn dial(&mut self) -> Line {
+        let request = self.request();
+        let id = self.made(|engine| engine.clone_client(request, Protocol::Tcp));
+        let request = self.request();
+        let effects = self.call(|engine| engine.control(request, id, b"connect example.net!7"));
+        let ours = opened(&effects);
+        self.theirs += 1;
+        let theirs = self.theirs;
+        let confirmation = Message::OpenConfirmation {
+            recipient: ours,
+            sender: theirs,
+            window: 1 << 30,
+            packet: 32_768,
+            data: b"",
+        };
+        assert!(completed(&self.hear(confirmation)), "the dial ends");
+        Line { id, ours }
+    }
+
+    fn accept(&mut self, listener: ClientId) -> Line {
+        let request = self.request();
+        self.call(|engine| engine.listen(request, listener));
+        self.theirs += 1;
+        let theirs = self.theirs;
+        let bytes = sshnet_tests::peer::call(theirs, "localhost", 80).encode();
+        let mut ours = None;
+        let id = self.made(|engine| {
+            let effects = engine.receive(&bytes)?;
+            ours = effects.iter().find_map(|effect| match effect {
+                Effect::Send(message) => match Message::decode(message) {
+                    Ok(Message::OpenConfirmation { sender, .. }) => Some(sender),
+                    _ => None,
+                },
+                _ => None,
+            });
+            Ok(effects)
+        });
+        Line { id, ours: ours.expect("the call is taken") }
+    }
+
+    fn read(&mut self, line: Line, count: usize) -> bool {
+        let request = self.request();
+        completed(&self.call(|engine| engine.read(request, line.id, count as u32)))
+    }
+
+    fn data_in(&mut self, line: Line, bytes: &[u8]) -> bool {
+        completed(&self.hear(Message::Data { recipient: line.ours, data: bytes }))
+    }
+
+    fn write(&mut self, line: Line, bytes: &[u8]) -> bool {
+        let request = self.request();
+        completed(&self.call(|engine| engine.write(request, line.id, bytes)))
+    }
+
+    fn close(&mut self, line: Line) {
+        self.call(|engine| engine.release(line.id));
+        self.hear(Message::Close { recipient: line.ours });
+    }
+
+    /// What the operation burns on average.
+    fn average(&mut self, mut operation: impl FnMut(&mut Self)) -> u64 {
+        let before = self.burnt;
+        for _ in 0..TIMES {
+            operation(self);
+        }
+        (self.burnt - before) / u64::from(TIMES)
+    }
+}
+
+fn completed(effects: &[Effect]) -> bool {
+    effects.iter().any(|effect| match effect {
+        Effect::Complete(completion) => completion.outcome.is_ok(),
+        _ => false,
+    })
+}
+
+fn opened(effects: &[Effect]) -> u32 {
+    effects
+        .iter()
+        .find_map(|effect| match effect {
+            Effect::Send(message) => match Message::decode(message) {
+                Ok(Message::Open { sender, .. }) => Some(sender),
+                _ => None,
+            },
+            _ => None,
+        })
+        .expect("a channel is asked for")
+}
+
+/// What each operation of [`BUDGETS`] burns, among so many other conversations.
+fn measure(core: &Core, crowd: u32) -> Vec<u64> {
+    let (mut meter, listener) = Meter::among(core, crowd);
+    let line = meter.dial();
+    let (small, large) = (vec![7; SMALL], vec![7; LARGE]);
+    let mut burnt = Vec::new();
+    for bytes in [&small, &large] {
+        burnt.push(meter.average(|meter| {
+            assert!(!meter.read(line, bytes.len()));
+            assert!(meter.data_in(line, bytes));
+        }));
+    }
+    for bytes in [&small, &large] {
+        burnt.push(meter.average(|meter| {
+            assert!(!meter.data_in(line, bytes));
+            assert!(meter.read(line, bytes.len()));
+        }));
+    }
+    for bytes in [&small, &large] {
+        burnt.push(meter.average(|meter| assert!(meter.write(line, bytes))));
+    }
+    let mut lines = Vec::new();
+    burnt.push(meter.average(|meter| lines.push(meter.dial())));
+    let closing = meter.average(|meter| {
+        if let Some(line) = lines.pop() {
+            meter.close(line);
+        }
+    });
+    burnt.push(meter.average(|meter| lines.push(meter.accept(listener))));
+    for line in lines {
+        meter.close(line);
+    }
+    burnt.push(closing);
+    burnt
+}
+
+#[test]
+fn no_operation_burns_more_fuel_than_its_budget() {
+    let core = Core::embedded().expect("the component fits");
+    let burnt = measure(&core, 10);
+    println!("{:>8} {:>8}", "fuel", "budget");
+    let mut over = Vec::new();
+    for ((what, budget), burnt) in BUDGETS.into_iter().zip(burnt) {
+        println!("{burnt:>8} {budget:>8}  {what}");
+        if burnt > budget {
+            over.push(format!("{what}: {burnt}, and may burn {budget}"));
+        }
+    }
+    assert!(over.is_empty(), "{over:#?}");
+}
+
+#[test]
+fn with_10_000_clients_no_operation_burns_more_than_a_fifth_more_fuel_than_with_10() {
+    let core = Core::embedded().expect("the component fits");
+    let (few, many) = (measure(&core, 10), measure(&core, 10_000));
+    println!("{:>8} {:>8} {:>6}", "10", "10,000", "ratio");
+    let mut over = Vec::new();
+    for (((what, _), few), many) in BUDGETS.into_iter().zip(few).zip(many) {
+        let ratio = many as f64 / few as f64;
+        println!("{few:>8} {many:>8} {ratio:>6.2}  {what}");
+        if many * 10 > few * 12 {
+            over.push(format!("{what}: {many}, and {few} with ten clients"));
+        }
+    }
+    assert!(over.is_empty(), "{over:#?}");
+}
