@@ -48,3 +48,8 @@ sim RUNS="10000":
 # cargo-fuzz and a nightly toolchain.
 fuzz TARGET SECONDS="600":
     cd core && cargo +nightly fuzz run {{ TARGET }} -- -max_total_time={{ SECONDS }} -max_len=1200
+
+# Break the engine on purpose, and see that the tests notice. Needs cargo-mutants;
+# arguments go to it. Takes an hour.
+mutants *ARGS:
+    SSHNET_SIM_RUNS=200 cargo mutants --package sshnet-core {{ ARGS }}

@@ -17,6 +17,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+#[cfg(feature = "component")]
 use sshnet_tests::sim::component::component;
 use sshnet_tests::sim::oracle::{Coverage, call};
 use sshnet_tests::sim::run::{Failure, Maker, replay};
@@ -31,6 +32,13 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// What runs beside the native engine.
+#[cfg(not(feature = "component"))]
+fn second() -> Option<Maker<'static>> {
+    None
+}
+
+/// What runs beside the native engine.
+#[cfg(feature = "component")]
 fn second() -> Option<Maker<'static>> {
     match std::env::var_os("SSHNET_SIM_NATIVE") {
         Some(_) => None,
@@ -122,7 +130,7 @@ fn what_once_failed_passes() {
         let path = entry.expect("it can be read").path();
         let text = fs::read_to_string(&path).expect("a transcript is text");
         let (limits, calls) = call::parse_transcript(&text).expect("it has calls only");
-        if let Err(why) = replay(limits, false, &calls, Some(&component)) {
+        if let Err(why) = replay(limits, false, &calls, second()) {
             panic!("{}: {why}", path.display());
         }
     }

@@ -3,7 +3,8 @@
 use sshnet_core::{ClientInfo, Limits, Statistics};
 
 use super::oracle::{Answer, Call, Machine, call};
-use crate::subject::{Component, Subject};
+use crate::subject::Subject;
+use crate::subject::component::Component;
 
 /// Makes a component with these limits.
 pub fn component(limits: Limits) -> Box<dyn Machine> {

@@ -9,6 +9,7 @@
 //! calls. The engine runs as the component and as the native library in lock
 //! step; their answers must be equal.
 
+#[cfg(feature = "component")]
 pub mod component;
 pub mod oracle;
 pub mod peer;

@@ -2,7 +2,7 @@
 
 use sshnet_core::Limits;
 use sshnet_host::engine::{Core, EMBEDDED, EngineError};
-use sshnet_tests::subject::{core, to_host_limits};
+use sshnet_tests::subject::component::{core, to_host_limits};
 
 /// The world `core` imports nothing, so the engine can read no clock, open no
 /// file and draw no random number.

@@ -5,6 +5,7 @@ mod calls;
 mod clients;
 mod close;
 mod codec;
+#[cfg(feature = "component")]
 mod contract;
 mod control;
 mod dial;
