@@ -351,9 +351,14 @@ impl Client {
 
     /// A new client of the tree: its directory, and its `ctl`, which keeps it.
     pub fn clone_client(&self) -> Answer<(String, File)> {
-        let ctl = self.open("tcp/clone", Mode::Both)?;
+        self.clone_of("tcp")
+    }
+
+    /// A new client in this protocol's directory.
+    pub fn clone_of(&self, protocol: &str) -> Answer<(String, File)> {
+        let ctl = self.open(&format!("{protocol}/clone"), Mode::Both)?;
         let number = String::from_utf8(ctl.read_at(0, 64)?).expect("a number");
-        Ok((format!("tcp/{}", number.trim()), ctl))
+        Ok((format!("{protocol}/{}", number.trim()), ctl))
     }
 
     /// A conversation with an address: its directory, `ctl` and `data`.
