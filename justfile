@@ -52,4 +52,5 @@ fuzz TARGET SECONDS="600":
 # Break the engine on purpose, and see that the tests notice. Needs cargo-mutants;
 # arguments go to it. Takes an hour.
 mutants *ARGS:
-    SSHNET_SIM_RUNS=200 cargo mutants --package sshnet-core {{ ARGS }}
+    CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=0 \
+        cargo mutants --package sshnet-core --baseline skip --timeout 10 {{ ARGS }}
