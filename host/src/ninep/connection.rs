@@ -527,8 +527,8 @@ impl Call<'_> {
 
     fn stat(&self, fid: u32) -> Answer<'static> {
         let (node, _) = self.fid(fid)?;
-        self.tree().exists(node)?;
-        let frame = answer::stat(self.tree(), node, |stat| {
+        let changed = self.tree().changed(node)?;
+        let frame = answer::stat(self.tree(), node, changed, |stat| {
             Frame::new(self.tag, &Reply::Stat { stat: *stat }, self.dialect)
         });
         if frame.size() > self.connection.msize as usize {
@@ -560,8 +560,7 @@ impl Call<'_> {
             }
             FCall::TGetAttr { fid, .. } => {
                 let (node, _) = self.fid(fid)?;
-                self.tree().exists(node)?;
-                answer::getattr(self.tree(), node)
+                answer::getattr(self.tree(), node, self.tree().changed(node)?)
             }
             FCall::TSetAttr { fid, valid, stat } => {
                 let (node, _) = self.fid(fid)?;

@@ -5,10 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, UNIX_EPOCH};
 
-use super::{Owner, Stack, Tree};
+use super::{Client as Shown, Owner, Stack, Tree};
 use crate::driver::{Done, Outcome, RequestId};
 use crate::engine::{ClientId, Error, ErrorCode, Protocol, Reply, TextFile};
+
+/// When each client came into its state, counted from 1970.
+pub(crate) const CHANGED: Duration = Duration::from_secs(86_400);
 
 /// See the module. Clones are the same stack.
 #[derive(Clone, Default)]
@@ -28,6 +32,12 @@ struct Client {
     id: ClientId,
     protocol: Protocol,
     references: u32,
+}
+
+impl Client {
+    fn shown(&self) -> Shown {
+        Shown { id: self.id, protocol: self.protocol, changed: UNIX_EPOCH + CHANGED }
+    }
 }
 
 struct Waiting {
@@ -190,8 +200,8 @@ impl Stack for Fake {
         }
     }
 
-    fn lookup(&self, number: u32) -> Result<Option<(ClientId, Protocol)>, Error> {
-        Ok(self.lock().clients.get(&number).map(|client| (client.id, client.protocol)))
+    fn lookup(&self, number: u32) -> Result<Option<Shown>, Error> {
+        Ok(self.lock().clients.get(&number).map(Client::shown))
     }
 
     fn text(&self, client: ClientId, file: TextFile) -> Result<String, Error> {
@@ -210,7 +220,7 @@ impl Stack for Fake {
         }
     }
 
-    fn clients(&self) -> Result<Vec<(ClientId, Protocol)>, Error> {
-        Ok(self.lock().clients.values().map(|client| (client.id, client.protocol)).collect())
+    fn clients(&self) -> Result<Vec<Shown>, Error> {
+        Ok(self.lock().clients.values().map(Client::shown).collect())
     }
 }

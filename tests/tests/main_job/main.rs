@@ -31,3 +31,4 @@ mod ending;
 mod idle;
 mod input;
 mod stall;
+mod tools;

@@ -139,6 +139,9 @@ async fn linux_gets_attributes() {
                 assert_eq!(valid, GetAttrMask::BASIC);
                 assert_eq!((stat.mode, stat.uid, stat.gid), (mode, 7, 8));
                 assert_eq!((stat.nlink, stat.size, stat.blksize), (1, 0, 4096));
+                let of_a_client = stat.mtime.sec == crate::tree::fake::CHANGED.as_secs();
+                assert_eq!(of_a_client, path.starts_with("tcp/0"), "{path}");
+                assert_eq!((stat.atime, stat.ctime), (stat.mtime, stat.mtime));
             }
             other => panic!("{other:?}"),
         }

@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::engine::{ErrorCode, Protocol, Reply as Done};
-use crate::tree::fake::{Asked, error};
+use crate::tree::fake::{self, Asked, error};
+
+/// When a client of the fake's came into its state.
+const CHANGED: u32 = fake::CHANGED.as_secs() as u32;
 
 #[tokio::test]
 async fn opening_clone_makes_the_fid_a_new_ctl() {
@@ -186,6 +189,8 @@ async fn stat_says_who_owns_it_and_what_it_is() {
             (stat.uid, stat.gid, stat.muid),
             (&b"glenda"[..], &b"plan9"[..], &b"glenda"[..])
         );
+        let of_a_client = path.starts_with("tcp/0");
+        assert_eq!(stat.mtime == CHANGED, of_a_client, "{path}: {}", stat.mtime);
         assert_eq!(stat.atime, stat.mtime);
         wire.clunk(1).await;
     }
