@@ -6,7 +6,7 @@ use sshnet_tests::ninep::{Client, Dialect};
 use sshnet_tests::sshd::free_port;
 use sshnet_tests::world::{Kind, Service, World, run, until};
 
-on_each_pipe!(netstat_shows_each_conversation);
+on_each_pipe!(netstat_shows_each_conversation, clients_of_diod_list_and_read_the_tree);
 
 /// What a command prints; it must succeed in silence.
 #[track_caller]
@@ -63,4 +63,35 @@ fn netstat_shows_each_conversation(kind: Kind) {
     assert!(lines[1][2].ends_with(['s', 'm']), "{table}");
     assert_eq!(lines[1][4], echo.address(), "{table}");
     assert!(table.contains("refused"), "{table}");
+}
+
+/// They speak 9P2000.L, ask for authentication first, and walk from directories
+/// that they have open.
+fn clients_of_diod_list_and_read_the_tree(kind: Kind) {
+    let diod = |program: &str, words: &[&str]| {
+        let mut command = Command::new(program);
+        // Debian has one of them where root's programs are.
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{path}:/usr/sbin")).args(words);
+        output(&mut command)
+    };
+    let world = World::new(kind);
+    let echo = Service::echo();
+    let client = Client::connect(&world.socket(), Dialect::Linux);
+    let (_, _ctl, _data) = client.dial(&echo.address()).expect("it answers");
+    let socket = world.socket().display().to_string();
+    assert_eq!(diod("diodls", &["-s", &socket, "-a", "/"]), "cs\ntcp\nunix\n");
+    let long = diod("diodls", &["-s", &socket, "-a", "/", "-l", "tcp"]);
+    assert!(long.lines().any(|line| line.starts_with("-rw-------")), "{long}");
+    assert!(long.lines().any(|line| line.starts_with("dr-x------")), "{long}");
+    assert_eq!(
+        diod("diodls", &["-s", &socket, "-a", "/", "tcp/0"]),
+        "ctl\ndata\nlisten\nlocal\nremote\nstatus\n"
+    );
+    let cat = |path| diod("diodcat", &["-s", &socket, "-a", "/", path]);
+    assert_eq!(cat("tcp/0/remote"), format!("{}\n", echo.address()));
+    assert!(cat("tcp/0/status").starts_with("Established qin 0 "));
+    // Each open of clone is a client of its own, and gone when it is closed.
+    assert_eq!(cat("tcp/clone"), "1");
+    assert_eq!(cat("tcp/clone"), "1");
 }
