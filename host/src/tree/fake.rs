@@ -94,6 +94,15 @@ impl Fake {
         client
     }
 
+    /// A call comes in for a `listen`, if one waits; whether it did.
+    pub(crate) fn try_call(&self) -> bool {
+        let mut state = self.lock();
+        let Some((_, waiting)) = state.waiting.pop_first() else { return false };
+        let client = state.make(Protocol::Tcp);
+        (waiting.done)(Ok(Reply::Client(client)));
+        true
+    }
+
     /// Number and references of each client.
     pub(crate) fn references(&self) -> Vec<(u32, u32)> {
         self.lock().clients.values().map(|c| (c.id.number, c.references)).collect()

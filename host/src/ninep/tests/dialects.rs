@@ -193,7 +193,6 @@ async fn linux_has_no_attributes_links_or_locks_here() {
     wire.refuses(FCall::TMkDir { dfid: 0, name: name(), mode: 0, gid: 0 }, EACCES).await;
     wire.refuses(FCall::TUnlinkAt { dirfd: 0, name: name(), flags: 0 }, EACCES).await;
     wire.refuses(FCall::TRename { fid: 0, dfid: 0, name: name() }, EACCES).await;
-    wire.refuses(FCall::TStatFs { fid: 9 }, EBADF).await;
     let lock = |typ| FCall::TLock {
         fid: 0,
         flock: Flock {
