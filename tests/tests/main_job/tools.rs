@@ -65,6 +65,32 @@ fn netstat_shows_each_conversation(kind: Kind) {
     assert!(table.contains("refused"), "{table}");
 }
 
+/// Only root can try it.
+#[test]
+fn another_users_connection_by_tcp_is_refused() {
+    let own = run(Command::new("id").arg("-u"), b"").stdout;
+    if own != b"0\n" {
+        println!("not tried: it takes root to connect as somebody else");
+        return;
+    }
+    let world = World::launch(None, &["--pipe", "loopback", "--listen", "tcp!127.0.0.1!0"]);
+    until("it is up", || world.said().contains("serving "));
+    let said = world.said();
+    let (_, port) = said.trim_end().rsplit_once('!').expect("it says its port");
+    // How many bytes a Tversion is answered with.
+    let script = format!(
+        r"exec 3<>/dev/tcp/127.0.0.1/{port}
+        {{
+            printf '\023\0\0\0\144\377\377\0\040\0\0\006\0009P2000' >&3
+            head -c 19 <&3
+        }} 2>/dev/null | wc -c"
+    );
+    assert_eq!(output(Command::new("bash").args(["-c", &script])), "19\n");
+    let nobody = ["--reuid", "65534", "--regid", "65534", "--clear-groups", "bash", "-c"];
+    assert_eq!(output(Command::new("setpriv").args(nobody).arg(&script)), "0\n");
+    until("it says so", || world.said().contains("connection of user 65534 was refused"));
+}
+
 /// They speak 9P2000.L, ask for authentication first, and walk from directories
 /// that they have open.
 fn clients_of_diod_list_and_read_the_tree(kind: Kind) {
