@@ -212,8 +212,9 @@ impl Driver {
         self.question(Engine::clients)
     }
 
-    /// When it was this late in the session. What is a minute ago stays that when
-    /// the clock is set, or the machine sleeps.
+    /// When it was this late in the session, counted back from now: what was a
+    /// minute ago stays that when the clock is set. Time that the machine slept does
+    /// not count.
     pub fn wall_clock(&self, at: u64) -> SystemTime {
         let session = Duration::from_micros(self.now());
         let began = SystemTime::now().checked_sub(session).unwrap_or(UNIX_EPOCH);
