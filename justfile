@@ -12,7 +12,7 @@ test *ARGS:
 
 # Try it with the Linux kernel's 9P client, in qemu; KERNEL is a Debian package.
 v9fs *KERNEL:
-    scripts/setup build
+    scripts/setup v9fs
     tests/v9fs/run {{ KERNEL }}
 
 # What CI runs before the tests.

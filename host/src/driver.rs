@@ -15,7 +15,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, watch};
 
@@ -36,6 +36,9 @@ pub type RequestId = u64;
 
 /// A time that the engine has not been told is at most this old.
 const TIME_STEP: u64 = 1_000;
+/// How far two clocks that were not set are apart at most: one is looked at after
+/// the other.
+const CLOCKS_AGREE: Duration = Duration::from_secs(2);
 
 /// A session's driver. Clones are the same driver.
 #[derive(Clone)]
@@ -58,6 +61,8 @@ struct State {
     pending: HashMap<RequestId, Done>,
     last_request: RequestId,
     told: u64,
+    /// When the session began, by the clock on the wall.
+    began: SystemTime,
     wake_at: Option<u64>,
     pipe: Option<Arc<Outbox>>,
     /// Counts the pipes, so that a late word of an old one is not taken for the
@@ -75,6 +80,7 @@ impl Driver {
                 pending: HashMap::new(),
                 last_request: 0,
                 told: 0,
+                began: SystemTime::now(),
                 wake_at: None,
                 pipe: None,
                 pipe_number: 0,
@@ -204,6 +210,21 @@ impl Driver {
     /// Every client, by number.
     pub fn clients(&self) -> Result<Vec<ClientInfo>, Error> {
         self.question(Engine::clients)
+    }
+
+    /// When it was this late in the session, counted back from now: what was a
+    /// minute ago stays that when the clock is set. Time that the machine slept does
+    /// not count.
+    pub fn wall_clock(&self, at: u64) -> SystemTime {
+        let session = Duration::from_micros(self.now());
+        let began = SystemTime::now().checked_sub(session).unwrap_or(UNIX_EPOCH);
+        let mut state = self.lock();
+        // The answer is to be the same each time.
+        let moved = began.duration_since(state.began).unwrap_or_else(|error| error.duration());
+        if moved > CLOCKS_AGREE {
+            state.began = began;
+        }
+        state.began.checked_add(Duration::from_micros(at)).unwrap_or(began)
     }
 
     /// Figures of the session.

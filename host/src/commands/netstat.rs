@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::files::print;
 use super::{CommandError, Trying, connect};
-use crate::ninep::client::{Client, ClientError};
+use crate::ninep::client::{Client, ClientError, Entry};
 
 /// Prints a table, or with `json` an array of objects.
 pub async fn run(service: Option<OsString>, json: bool) -> Result<(), CommandError> {
@@ -18,8 +19,7 @@ pub async fn run(service: Option<OsString>, json: bool) -> Result<(), CommandErr
     for protocol in ["tcp", "unix"] {
         let what = || format!("cannot list {protocol}");
         for entry in client.read_directory(protocol).await.trying(what)? {
-            let Ok(number) = entry.name.parse() else { continue };
-            rows.extend(row(&client, protocol, number).await?);
+            rows.extend(row(&client, protocol, &entry).await?);
         }
     }
     print(if json { as_json(&rows) } else { as_table(&rows) }.as_bytes()).await
@@ -30,6 +30,8 @@ pub async fn run(service: Option<OsString>, json: bool) -> Result<(), CommandErr
 struct Row {
     protocol: &'static str,
     number: u32,
+    /// Seconds for which it has been in its state.
+    age: u64,
     local: String,
     remote: String,
     status: Status,
@@ -51,8 +53,12 @@ struct Status {
 async fn row(
     client: &Client,
     protocol: &'static str,
-    number: u32,
+    entry: &Entry,
 ) -> Result<Option<Row>, CommandError> {
+    let Ok(number) = entry.name.parse::<u32>() else { return Ok(None) };
+    // The service is on this machine, and has its clock.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let age = now.saturating_sub(entry.mtime.into());
     let read = async |file: &str| {
         let path = format!("{protocol}/{number}/{file}");
         match client.read_file(&path).await {
@@ -65,7 +71,7 @@ async fn row(
     let (Some(status), Some(local), Some(remote)) = (status?, local?, remote?) else {
         return Ok(None);
     };
-    Ok(Some(Row { protocol, number, local, remote, status: Status::read(&status) }))
+    Ok(Some(Row { protocol, number, age, local, remote, status: Status::read(&status) }))
 }
 
 impl Status {
@@ -94,13 +100,14 @@ impl Status {
 
 fn as_table(rows: &[Row]) -> String {
     let mut lines = vec![
-        ["Dir", "State", "Local", "Remote", "Rx", "Tx", "Qin", "Qout", "Last error"]
+        ["Dir", "State", "Age", "Local", "Remote", "Rx", "Tx", "Qin", "Qout", "Last error"]
             .map(str::to_owned),
     ];
-    for Row { protocol, number, local, remote, status } in rows {
+    for Row { protocol, number, age, local, remote, status } in rows {
         lines.push([
             format!("{protocol}/{number}"),
             status.state.clone(),
+            short(*age),
             local.clone(),
             remote.clone(),
             status.received.to_string(),
@@ -110,7 +117,7 @@ fn as_table(rows: &[Row]) -> String {
             status.error.clone().unwrap_or_default(),
         ]);
     }
-    let mut widths = [0; 9];
+    let mut widths = [0; 10];
     for line in &lines {
         for (width, cell) in widths.iter_mut().zip(line) {
             *width = (*width).max(cell.chars().count());
@@ -122,7 +129,7 @@ fn as_table(rows: &[Row]) -> String {
         for (column, (cell, width)) in line.iter().zip(widths).enumerate() {
             // Figures stand below each other.
             let _ = match column {
-                4..=7 => write!(row, "{cell:>width$}  "),
+                2 | 5..=8 => write!(row, "{cell:>width$}  "),
                 _ => write!(row, "{cell:<width$}  "),
             };
         }
@@ -132,13 +139,23 @@ fn as_table(rows: &[Row]) -> String {
     text
 }
 
+/// A time in its largest unit, as there is little room.
+fn short(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m", seconds / 60),
+        3_600..86_400 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
 fn as_json(rows: &[Row]) -> String {
     let rows: Vec<String> = rows
         .iter()
-        .map(|Row { protocol, number, local, remote, status }| {
+        .map(|Row { protocol, number, age, local, remote, status }| {
             format!(
-                "{{\"protocol\":{},\"number\":{number},\"state\":{},\"local\":{},\"remote\":{},\
-                 \"received\":{},\"sent\":{},\"unread\":{},\"unsent\":{},\"error\":{}}}",
+                "{{\"protocol\":{},\"number\":{number},\"state\":{},\"age\":{age},\"local\":{},\
+                 \"remote\":{},\"received\":{},\"sent\":{},\"unread\":{},\"unsent\":{},\"error\":{}}}",
                 quoted(protocol),
                 quoted(&status.state),
                 quoted(local),
@@ -184,6 +201,7 @@ mod tests {
         Row {
             protocol: "unix",
             number: 12,
+            age: 7_300,
             local: "::!0".to_owned(),
             remote: "/tmp/a b".to_owned(),
             status: Status::read(status),
@@ -213,19 +231,28 @@ mod tests {
         let text = as_table(&[row()]);
         assert_eq!(
             text,
-            "Dir      State     Local  Remote     Rx             Tx  Qin  Qout  Last error\n\
-             unix/12  Finished  ::!0   /tmp/a b  100  2000000000000    3     4  \
+            "Dir      State     Age  Local  Remote     Rx             Tx  Qin  Qout  Last error\n\
+             unix/12  Finished   2h  ::!0   /tmp/a b  100  2000000000000    3     4  \
              host \"b\\\tis gone\n"
         );
         assert_eq!(as_table(&[]).lines().count(), 1);
     }
 
     #[test]
+    fn an_age_is_short() {
+        for (seconds, text) in
+            [(0, "0s"), (59, "59s"), (60, "1m"), (3_599, "59m"), (86_399, "23h"), (200_000, "2d")]
+        {
+            assert_eq!(short(seconds), text);
+        }
+    }
+
+    #[test]
     fn json_is_escaped() {
         assert_eq!(
             as_json(&[row()]),
-            "[\n{\"protocol\":\"unix\",\"number\":12,\"state\":\"Finished\",\"local\":\"::!0\",\
-             \"remote\":\"/tmp/a b\",\"received\":100,\"sent\":2000000000000,\"unread\":3,\
+            "[\n{\"protocol\":\"unix\",\"number\":12,\"state\":\"Finished\",\"age\":7300,\
+             \"local\":\"::!0\",\"remote\":\"/tmp/a b\",\"received\":100,\"sent\":2000000000000,\"unread\":3,\
              \"unsent\":4,\"error\":\"host \\\"b\\\\\\u0009is gone\"}\n]\n"
         );
         assert_eq!(as_json(&[]), "[]\n");

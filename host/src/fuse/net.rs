@@ -91,8 +91,11 @@ impl Net {
     }
 
     fn attributes(&self, number: u64, node: Node) -> FileAttr {
-        let owner = self.0.tree.owner();
-        let time = Timestamp::new(self.0.tree.made().into(), 0);
+        let tree = &self.0.tree;
+        let owner = tree.owner();
+        // An open file may be one of a client that is gone.
+        let changed = tree.changed(node).unwrap_or(tree.made());
+        let time = Timestamp::new(changed.into(), 0);
         FileAttr {
             ino: number,
             size: 0,

@@ -51,8 +51,13 @@ pub(super) fn opened(node: Node, msize: u32, dialect: Dialect) -> Reply<'static>
     }
 }
 
-/// Hands a file's stat to `with`.
-pub(super) fn stat<T>(tree: &Tree, node: Node, with: impl FnOnce(&Stat<'_>) -> T) -> T {
+/// Hands a file's stat to `with`; `changed` is [`Tree::changed`]'s.
+pub(super) fn stat<T>(
+    tree: &Tree,
+    node: Node,
+    changed: u32,
+    with: impl FnOnce(&Stat<'_>) -> T,
+) -> T {
     let owner = tree.owner();
     let name = node.name();
     with(&Stat {
@@ -60,8 +65,8 @@ pub(super) fn stat<T>(tree: &Tree, node: Node, with: impl FnOnce(&Stat<'_>) -> T
         dev: 0,
         qid: qid(node),
         mode: plan9_mode(node),
-        atime: tree.made(),
-        mtime: tree.made(),
+        atime: changed,
+        mtime: changed,
         length: 0,
         name: name.as_bytes(),
         uid: owner.user.as_bytes(),
@@ -87,7 +92,7 @@ fn linux_mode(node: Node) -> u32 {
 pub(super) fn may_set(tree: &Tree, node: Node, asked: &Stat<'_>) -> bool {
     let same = |asked: &[u8], is: &[u8]| asked.is_empty() || asked == is;
     let same_number = |asked: u32, is: u32| asked == !0 || asked == is;
-    stat(tree, node, |is| {
+    stat(tree, node, 0, |is| {
         same_number(asked.mode, is.mode)
             && (asked.length == !0 || asked.length == 0)
             && same(asked.name, is.name)
@@ -121,7 +126,7 @@ pub(super) fn directory(
     let mut data = Vec::new();
     for entry in entries {
         let end = data.len();
-        stat(tree, entry.node, |stat| stat.encode_to(&mut data, dialect));
+        stat(tree, entry.node, entry.changed, |stat| stat.encode_to(&mut data, dialect));
         if data.len() > count as usize {
             data.truncate(end);
             // An empty answer would pass for the end.
@@ -159,8 +164,8 @@ pub(super) fn readdir(tag: u16, entries: Entries, count: u32) -> Result<Vec<u8>,
     Ok(frame)
 }
 
-pub(super) fn getattr(tree: &Tree, node: Node) -> FCall {
-    let time = Time { sec: u64::from(tree.made()), nsec: 0 };
+pub(super) fn getattr(tree: &Tree, node: Node, changed: u32) -> FCall {
+    let time = Time { sec: u64::from(changed), nsec: 0 };
     FCall::RGetAttr {
         valid: GetAttrMask::BASIC,
         qid: linux_qid(node),

@@ -199,7 +199,7 @@ impl Client {
                 let (stat, after) = Stat::split(rest, Dialect::Plan9)
                     .map_err(|_| ClientError::Protocol("a directory has what is no entry"))?;
                 let name = String::from_utf8_lossy(stat.name).into_owned();
-                entries.push(Entry { name, qid: stat.qid });
+                entries.push(Entry { name, qid: stat.qid, mtime: stat.mtime });
                 rest = after;
             }
         }
@@ -243,6 +243,8 @@ pub struct Entry {
     pub name: String,
     /// What has it.
     pub qid: Qid,
+    /// When that was last changed: seconds since 1970.
+    pub mtime: u32,
 }
 
 /// An open file.

@@ -189,7 +189,12 @@ impl Connection {
             if state.is_outstanding(tag) && !flushes_itself {
                 return Err(DUPLICATE_TAG);
             }
-            if state.outstanding() >= TAGS_MAX && !matches!(request, Request::Flush { .. }) {
+            // Those that make room are never outstanding.
+            let makes_room = matches!(
+                request,
+                Request::Flush { .. } | Request::Clunk { .. } | Request::Remove { .. }
+            );
+            if state.outstanding() >= TAGS_MAX && !makes_room {
                 return Err(TOO_MANY_TAGS);
             }
         }
@@ -527,8 +532,8 @@ impl Call<'_> {
 
     fn stat(&self, fid: u32) -> Answer<'static> {
         let (node, _) = self.fid(fid)?;
-        self.tree().exists(node)?;
-        let frame = answer::stat(self.tree(), node, |stat| {
+        let changed = self.tree().changed(node)?;
+        let frame = answer::stat(self.tree(), node, changed, |stat| {
             Frame::new(self.tag, &Reply::Stat { stat: *stat }, self.dialect)
         });
         if frame.size() > self.connection.msize as usize {
@@ -551,17 +556,16 @@ impl Call<'_> {
     }
 
     fn linux(&self, message: FCall) -> Answer<'static> {
+        for fid in message.fids() {
+            self.fid(fid)?;
+        }
         let reply = match message {
             FCall::TlOpen { fid, flags } => return self.linux_open(fid, flags),
             FCall::TReadDir { fid, offset, count } => return self.readdir(fid, offset, count),
-            FCall::TStatFs { fid } => {
-                self.fid(fid)?;
-                answer::statfs()
-            }
+            FCall::TStatFs { .. } => answer::statfs(),
             FCall::TGetAttr { fid, .. } => {
                 let (node, _) = self.fid(fid)?;
-                self.tree().exists(node)?;
-                answer::getattr(self.tree(), node)
+                answer::getattr(self.tree(), node, self.tree().changed(node)?)
             }
             FCall::TSetAttr { fid, valid, stat } => {
                 let (node, _) = self.fid(fid)?;
@@ -571,21 +575,12 @@ impl Call<'_> {
                 }
                 FCall::RSetAttr
             }
-            FCall::TFSync { fid } => {
-                self.fid(fid)?;
-                FCall::RFSync
-            }
-            FCall::TLock { fid, flock } => {
-                self.fid(fid)?;
-                answer::lock(flock.typ)?
-            }
-            FCall::TGetLock { fid, flock } => {
-                self.fid(fid)?;
-                answer::getlock(flock)
-            }
-            FCall::TReadLink { fid } => return self.fid(fid).and(Err(Failure::INVALID)),
-            FCall::TxAttrWalk { fid, .. } | FCall::TxAttrCreate { fid, .. } => {
-                return self.fid(fid).and(Err(Failure::NOT_SUPPORTED));
+            FCall::TFSync { .. } => FCall::RFSync,
+            FCall::TLock { flock, .. } => answer::lock(flock.typ)?,
+            FCall::TGetLock { flock, .. } => answer::getlock(flock),
+            FCall::TReadLink { .. } => return Err(Failure::INVALID),
+            FCall::TxAttrWalk { .. } | FCall::TxAttrCreate { .. } => {
+                return Err(Failure::NOT_SUPPORTED);
             }
             // The rest would make, move or take away files.
             _ => return Err(Failure::PERMISSION),

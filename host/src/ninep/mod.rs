@@ -14,6 +14,9 @@
 //! - `shortfall` is how a read that came out short reaches Linux's programs;
 //! - [`client`] is the other side.
 //!
+//! What clients can rely on, rule by rule and each with its tests, is in README.md
+//! beside this file.
+//!
 //! # Order
 //!
 //! A connection has one task that reads messages and does what they say, one by

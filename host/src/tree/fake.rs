@@ -5,10 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, UNIX_EPOCH};
 
-use super::{Owner, Stack, Tree};
+use super::{Client as Shown, Owner, Stack, Tree};
 use crate::driver::{Done, Outcome, RequestId};
 use crate::engine::{ClientId, Error, ErrorCode, Protocol, Reply, TextFile};
+
+/// When each client came into its state, counted from 1970.
+pub(crate) const CHANGED: Duration = Duration::from_secs(86_400);
 
 /// See the module. Clones are the same stack.
 #[derive(Clone, Default)]
@@ -28,6 +32,12 @@ struct Client {
     id: ClientId,
     protocol: Protocol,
     references: u32,
+}
+
+impl Client {
+    fn shown(&self) -> Shown {
+        Shown { id: self.id, protocol: self.protocol, changed: UNIX_EPOCH + CHANGED }
+    }
 }
 
 struct Waiting {
@@ -82,6 +92,15 @@ impl Fake {
         let client = self.make(Protocol::Tcp);
         self.complete(Ok(Reply::Client(client)));
         client
+    }
+
+    /// A call comes in for a `listen`, if one waits; whether it did.
+    pub(crate) fn try_call(&self) -> bool {
+        let mut state = self.lock();
+        let Some((_, waiting)) = state.waiting.pop_first() else { return false };
+        let client = state.make(Protocol::Tcp);
+        (waiting.done)(Ok(Reply::Client(client)));
+        true
     }
 
     /// Number and references of each client.
@@ -190,8 +209,8 @@ impl Stack for Fake {
         }
     }
 
-    fn lookup(&self, number: u32) -> Result<Option<(ClientId, Protocol)>, Error> {
-        Ok(self.lock().clients.get(&number).map(|client| (client.id, client.protocol)))
+    fn lookup(&self, number: u32) -> Result<Option<Shown>, Error> {
+        Ok(self.lock().clients.get(&number).map(Client::shown))
     }
 
     fn text(&self, client: ClientId, file: TextFile) -> Result<String, Error> {
@@ -210,7 +229,7 @@ impl Stack for Fake {
         }
     }
 
-    fn clients(&self) -> Result<Vec<(ClientId, Protocol)>, Error> {
-        Ok(self.lock().clients.values().map(|client| (client.id, client.protocol)).collect())
+    fn clients(&self) -> Result<Vec<Shown>, Error> {
+        Ok(self.lock().clients.values().map(Client::shown).collect())
     }
 }

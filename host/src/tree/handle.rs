@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
-    Access, CLIENT_FILES, ClientFile, Failure, NUMBER_BITS, Node, PROTOCOLS, Shared, Tree,
+    Access, CLIENT_FILES, ClientFile, Failure, NUMBER_BITS, Node, PROTOCOLS, Shared, Tree, seconds,
 };
 use crate::driver::RequestId;
 use crate::engine::{ClientId, Reply, TextFile};
@@ -56,6 +56,8 @@ pub struct Entry {
     pub cookie: u64,
     /// The file.
     pub node: Node,
+    /// When it was last changed, as [`Tree::changed`] says it.
+    pub changed: u32,
 }
 
 /// A directory's entries as of its last read from the start, kept for the reads
@@ -270,20 +272,24 @@ impl Handle {
     }
 
     fn list(&self) -> Result<Vec<Entry>, Failure> {
-        let fixed = |nodes: Vec<Node>| {
-            nodes.into_iter().zip(1..).map(|(node, cookie)| Entry { cookie, node }).collect()
+        let shared = &self.reference.shared;
+        let fixed = |nodes: Vec<Node>, changed| {
+            let entry = |(node, cookie)| Entry { cookie, node, changed };
+            nodes.into_iter().zip(1..).map(entry).collect()
         };
         Ok(match self.node {
             Node::Protocol(protocol) => {
-                let mut entries: Vec<Entry> = fixed(vec![Node::Clone(protocol)]);
-                let clients = self.reference.shared.stack.clients()?;
+                let mut entries: Vec<Entry> = fixed(vec![Node::Clone(protocol)], shared.made);
+                let clients = shared.stack.clients()?;
                 entries.extend(
                     clients
                         .into_iter()
-                        .filter(|(client, of)| *of == protocol && client.number < 1 << NUMBER_BITS)
-                        .map(|(client, _)| Entry {
-                            cookie: u64::from(client.number) + 2,
-                            node: Node::Client(protocol, client),
+                        .filter(|client| client.protocol == protocol)
+                        .filter(|client| client.id.number < 1 << NUMBER_BITS)
+                        .map(|client| Entry {
+                            cookie: u64::from(client.id.number) + 2,
+                            node: Node::Client(protocol, client.id),
+                            changed: seconds(client.changed),
                         }),
                 );
                 // The engine answers by number; another component may not.
@@ -292,10 +298,12 @@ impl Handle {
             }
             Node::Client(protocol, client) => fixed(
                 CLIENT_FILES.iter().map(|(_, file)| Node::File(protocol, client, *file)).collect(),
+                // Its directory is listed though it may be gone.
+                shared.changed(self.node).unwrap_or(shared.made),
             ),
             _ => {
                 let directories = PROTOCOLS.iter().map(|(_, protocol)| Node::Protocol(*protocol));
-                fixed(std::iter::once(Node::Cs).chain(directories).collect())
+                fixed(std::iter::once(Node::Cs).chain(directories).collect(), shared.made)
             }
         })
     }

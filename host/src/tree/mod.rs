@@ -36,7 +36,7 @@ use tokio::sync::mpsc;
 pub use self::failure::{Failure, TEXT_MAX};
 pub use self::handle::{Entries, Entry, Handle, ReadDone, WriteDone};
 pub use self::owner::Owner;
-pub use self::stack::Stack;
+pub use self::stack::{Client, Stack};
 use crate::driver::{Outcome, RequestId};
 use crate::engine::{ClientId, Error, ErrorCode, Protocol, Reply};
 
@@ -220,8 +220,7 @@ impl Tree {
                 releasing.release(client);
             }
         });
-        let made = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let made = u32::try_from(made).unwrap_or(u32::MAX);
+        let made = seconds(SystemTime::now());
         let listed = AtomicUsize::new(0);
         Self { shared: Arc::new(Shared { stack, owner, made, listed, late }) }
     }
@@ -231,9 +230,16 @@ impl Tree {
         &self.shared.owner
     }
 
-    /// When every file was last read and changed: seconds since 1970.
+    /// When the tree was made: seconds since 1970.
     pub fn made(&self) -> u32 {
         self.shared.made
+    }
+
+    /// When a file was last read and changed, in seconds since 1970, if it is still
+    /// there. A client's files changed when its state last did; the others are as
+    /// they were made.
+    pub fn changed(&self, node: Node) -> Result<u32, Failure> {
+        self.shared.changed(node)
     }
 
     /// The file of this name in a directory. Asks the engine about clients, and
@@ -256,7 +262,9 @@ impl Tree {
             Node::Protocol(protocol) => {
                 let number = client_number(name).ok_or(Failure::NOT_FOUND)?;
                 match self.shared.stack.lookup(number)? {
-                    Some((client, of)) if of == protocol => Ok(Node::Client(protocol, client)),
+                    Some(client) if client.protocol == protocol => {
+                        Ok(Node::Client(protocol, client.id))
+                    }
                     _ => Err(Failure::NOT_FOUND),
                 }
             }
@@ -272,11 +280,7 @@ impl Tree {
 
     /// Whether the file is still there. What never changes is in [`Node`].
     pub fn exists(&self, node: Node) -> Result<(), Failure> {
-        let Some((protocol, client)) = node.client() else { return Ok(()) };
-        match self.shared.stack.lookup(client.number)? {
-            Some(now) if now == (client, protocol) => Ok(()),
-            _ => Err(Failure::NOT_FOUND),
-        }
+        self.changed(node).map(drop)
     }
 
     /// Opens a file: `done` gets a handle, which may be one for another file.
@@ -347,6 +351,24 @@ impl Tree {
             });
         })
     }
+}
+
+impl Shared {
+    fn changed(&self, node: Node) -> Result<u32, Failure> {
+        let Some((protocol, id)) = node.client() else { return Ok(self.made) };
+        match self.stack.lookup(id.number)? {
+            Some(client) if (client.id, client.protocol) == (id, protocol) => {
+                Ok(seconds(client.changed))
+            }
+            _ => Err(Failure::NOT_FOUND),
+        }
+    }
+}
+
+/// Since 1970, as 9P2000 counts them.
+fn seconds(time: SystemTime) -> u32 {
+    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    u32::try_from(seconds).unwrap_or(u32::MAX)
 }
 
 /// An engine that knows no such client means the file.

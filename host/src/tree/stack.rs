@@ -1,7 +1,20 @@
 //! What the tree asks of the far host's stack.
 
+use std::time::SystemTime;
+
 use crate::driver::{Done, Driver, RequestId};
-use crate::engine::{ClientId, Error, Protocol, TextFile};
+use crate::engine::{ClientId, ClientInfo, Error, Protocol, TextFile};
+
+/// What the tree shows of a client besides its texts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Client {
+    /// Which it is.
+    pub id: ClientId,
+    /// Where its directory is.
+    pub protocol: Protocol,
+    /// When the state began in which it is.
+    pub changed: SystemTime,
+}
 
 /// A stack whose clients the tree shows: the driver, or a test's.
 ///
@@ -18,10 +31,10 @@ pub trait Stack: Send + Sync + 'static {
     fn flush(&self, request: RequestId);
     fn retain(&self, client: ClientId) -> Result<(), Error>;
     fn release(&self, client: ClientId);
-    fn lookup(&self, number: u32) -> Result<Option<(ClientId, Protocol)>, Error>;
+    fn lookup(&self, number: u32) -> Result<Option<Client>, Error>;
     fn text(&self, client: ClientId, file: TextFile) -> Result<String, Error>;
     fn translate(&self, query: &str) -> Result<String, Error>;
-    fn clients(&self) -> Result<Vec<(ClientId, Protocol)>, Error>;
+    fn clients(&self) -> Result<Vec<Client>, Error>;
 }
 
 impl Stack for Driver {
@@ -57,9 +70,9 @@ impl Stack for Driver {
         Self::release(self, client);
     }
 
-    fn lookup(&self, number: u32) -> Result<Option<(ClientId, Protocol)>, Error> {
+    fn lookup(&self, number: u32) -> Result<Option<Client>, Error> {
         let info = Self::lookup(self, number)?;
-        Ok(info.map(|info| (info.id, info.protocol)))
+        Ok(info.map(|info| shown(self, &info)))
     }
 
     fn text(&self, client: ClientId, file: TextFile) -> Result<String, Error> {
@@ -70,8 +83,11 @@ impl Stack for Driver {
         Self::translate(self, query)
     }
 
-    fn clients(&self) -> Result<Vec<(ClientId, Protocol)>, Error> {
-        let clients = Self::clients(self)?;
-        Ok(clients.into_iter().map(|info| (info.id, info.protocol)).collect())
+    fn clients(&self) -> Result<Vec<Client>, Error> {
+        Ok(Self::clients(self)?.iter().map(|info| shown(self, info)).collect())
     }
+}
+
+fn shown(driver: &Driver, info: &ClientInfo) -> Client {
+    Client { id: info.id, protocol: info.protocol, changed: driver.wall_clock(info.since) }
 }

@@ -208,6 +208,30 @@ async fn what_listings_keep_has_a_limit() {
 }
 
 #[tokio::test]
+async fn a_clients_files_changed_when_its_state_did() {
+    let fake = Fake::default();
+    let tree = fake.tree();
+    fake.make(Protocol::Tcp);
+    let changed = u32::try_from(fake::CHANGED.as_secs()).expect("a small number");
+    for (path, time) in [
+        ("tcp/0", changed),
+        ("tcp/0/data", changed),
+        ("tcp/0/status", changed),
+        ("tcp", tree.made()),
+        ("tcp/clone", tree.made()),
+        ("cs", tree.made()),
+    ] {
+        let node = walk(&tree, path).expect("it is there");
+        assert_eq!(tree.changed(node), Ok(time), "{path}");
+        // A listing says the same.
+        let above = open(&tree, node.parent(), Access::Read).expect("a directory");
+        let mut entries = above.entries(0).expect("a directory");
+        let entry = entries.find(|entry| entry.node == node).expect("it is listed");
+        assert_eq!(entry.changed, time, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn directories_list_what_can_be_walked_to() {
     let fake = Fake::default();
     let tree = fake.tree();

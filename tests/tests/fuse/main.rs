@@ -60,7 +60,12 @@ fn files_look_as_files_do() {
         for option in ["nosuid", "nodev", "noatime"] {
             assert!(line.contains(option), "{line}");
         }
+        sleep(Duration::from_millis(1100));
         let conversation = Conversation::new(&place, "");
+        // A client's files are as old as its state, the others as the service.
+        place.sh("made=$(stat -c %Y $MNT/cs); since=$(stat -c %Y $MNT/tcp/0)
+                  [ $since -gt $made ]; [ $since -le $(date +%s) ]
+                  [ $(stat -c %Y $MNT/tcp/0/status) = $since ]");
         let listed =
             place.sh("cd $MNT; find . | sort; ls -l . tcp/0 | grep -c ^-; ls -la tcp | wc -l");
         assert_eq!(

@@ -32,3 +32,4 @@ mod idle;
 mod input;
 mod stall;
 mod unix;
+mod tools;

@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use sshnet_tests::world::{Kind, Service, World, until};
 on_each_pipe!(
     eight_uploads_and_eight_downloads_beside_a_reader_that_stands_still,
     a_clunk_with_a_read_outstanding_is_answered,
+    a_flushed_write_says_how_much_of_it_is_on_its_way,
 );
 
 /// A service that sends so much and ends.
@@ -99,6 +102,59 @@ fn a_clunk_with_a_read_outstanding_is_answered(kind: Kind) {
         client.hang_up();
         until("the conversation is gone with its connection", || other.walk(&directory).is_err());
     }
+}
+
+/// sshnet.c said "interrupted" of a write that it had sent in part, and the caller
+/// sent it again (defect 8). Whoever goes on after what was answered leaves no gap
+/// and says nothing twice.
+fn a_flushed_write_says_how_much_of_it_is_on_its_way(kind: Kind) {
+    /// The bytes of the stream from this place on.
+    fn bytes(from: usize) -> Vec<u8> {
+        (from..from + IO as usize).map(|at| (at / 3 + at / 1009) as u8).collect()
+    }
+    let world = World::new(kind);
+    let mut in_part = 0;
+    for dialect in Dialect::ALL {
+        let (go, wait) = channel::<()>();
+        let (say, heard) = channel();
+        let wait = Mutex::new(wait);
+        let sink = Service::new(move |mut stream| {
+            let _ = wait.lock().expect("no panic").recv();
+            let mut all = Vec::new();
+            let _ = stream.read_to_end(&mut all);
+            let _ = say.send(all);
+        });
+        let client = Client::connect(&world.socket(), dialect);
+        let (_, ctl, data) = client.dial(&sink.address()).expect("it answers");
+        // A little to begin with, so that the window ends within a write.
+        let begun = data.write(&bytes(0)[..1000]).wait_count();
+        let mut sent = begun.expect("there is room") as usize;
+        let mut flushed = 0;
+        while flushed < 3 {
+            let write = data.write(&bytes(sent));
+            // As long as there is room the answer is not far.
+            let answer = write.wait_for(Duration::from_millis(300)).or_else(|| {
+                client.flush(&write);
+                flushed += 1;
+                write.wait_for(Duration::ZERO)
+            });
+            if let Some(count) = answer {
+                let count = count.expect("it is open");
+                let count = u32::from_le_bytes(count.try_into().expect("an Rwrite"));
+                sent += count as usize;
+                in_part += u32::from(count < IO);
+            }
+            assert!(sent < 256 << 20, "nobody reads it, and all of it is taken");
+        }
+        go.send(()).expect("it waits");
+        ctl.control("closewrite").expect("it is open");
+        let all = heard.recv_timeout(PATIENCE).expect("an end");
+        assert_eq!(all.len(), sent, "{dialect:?}");
+        let wanted = (0..sent).step_by(IO as usize).flat_map(bytes).take(sent);
+        assert!(wanted.eq(all), "{dialect:?}: the bytes are not those that were answered");
+    }
+    // Where sshd gives window it ends anywhere; on the loopback at whole writes.
+    assert!(in_part > 0 || kind == Kind::Loopback, "no write was taken in part");
 }
 
 /// sshnet.c wrote its replies where it took its requests: a client that did not

@@ -6,8 +6,6 @@ use rs9p::serialize::{read_msg, write_msg};
 use super::*;
 use crate::ninep::codec::{Qid, read_header};
 
-const DIALECTS: [Dialect; 3] = [Dialect::Plan9, Dialect::Unix, Dialect::Linux];
-
 fn qid(random: &mut Random) -> Qid {
     Qid { kind: (random.next() as u8) & 0x80, version: random.next() as u32, path: random.next() }
 }

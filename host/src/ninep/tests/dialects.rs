@@ -139,6 +139,9 @@ async fn linux_gets_attributes() {
                 assert_eq!(valid, GetAttrMask::BASIC);
                 assert_eq!((stat.mode, stat.uid, stat.gid), (mode, 7, 8));
                 assert_eq!((stat.nlink, stat.size, stat.blksize), (1, 0, 4096));
+                let of_a_client = stat.mtime.sec == crate::tree::fake::CHANGED.as_secs();
+                assert_eq!(of_a_client, path.starts_with("tcp/0"), "{path}");
+                assert_eq!((stat.atime, stat.ctime), (stat.mtime, stat.mtime));
             }
             other => panic!("{other:?}"),
         }
@@ -190,7 +193,6 @@ async fn linux_has_no_attributes_links_or_locks_here() {
     wire.refuses(FCall::TMkDir { dfid: 0, name: name(), mode: 0, gid: 0 }, EACCES).await;
     wire.refuses(FCall::TUnlinkAt { dirfd: 0, name: name(), flags: 0 }, EACCES).await;
     wire.refuses(FCall::TRename { fid: 0, dfid: 0, name: name() }, EACCES).await;
-    wire.refuses(FCall::TStatFs { fid: 9 }, EBADF).await;
     let lock = |typ| FCall::TLock {
         fid: 0,
         flock: Flock {

@@ -1,6 +1,7 @@
 //! The server over the real engine, without a pipe.
 
 use std::sync::OnceLock;
+use std::time::SystemTime;
 
 use super::*;
 use crate::driver::Driver;
@@ -48,6 +49,28 @@ async fn a_dial_without_a_pipe_fails_and_says_so() {
         assert_eq!(wire.clunk(fid).await, "Rclunk");
     }
     assert_eq!(driver.clients().expect("an engine").len(), 0);
+}
+
+#[tokio::test]
+async fn a_clients_files_say_when_its_state_began() {
+    let before = SystemTime::now() - Duration::from_secs(1);
+    let driver = driver();
+    let tree = Tree::new(driver.clone(), Owner::current());
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let mut wire = Wire::new(tree.clone(), Dialect::Plan9).await;
+    wire.open(1, "tcp/clone", 2).await;
+    let frame = wire.ask_frame(&Request::Stat { fid: 1 }).await;
+    let Ok(Reply::Stat { stat }) = Reply::decode(&frame, Dialect::Plan9) else {
+        panic!("no stat");
+    };
+    let began = SystemTime::UNIX_EPOCH + Duration::from_secs(stat.mtime.into());
+    assert!(stat.mtime > tree.made(), "it began after the tree");
+    assert!((before..=SystemTime::now()).contains(&began), "{began:?}");
+    // And says the same whenever one asks.
+    let since = driver.clients().expect("an engine")[0].since;
+    let first = driver.wall_clock(since);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(driver.wall_clock(since), first);
 }
 
 #[tokio::test]

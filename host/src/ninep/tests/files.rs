@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::engine::{ErrorCode, Protocol, Reply as Done};
-use crate::tree::fake::{Asked, error};
+use crate::tree::fake::{self, Asked, error};
+
+/// When a client of the fake's came into its state.
+const CHANGED: u32 = fake::CHANGED.as_secs() as u32;
 
 #[tokio::test]
 async fn opening_clone_makes_the_fid_a_new_ctl() {
@@ -133,6 +136,21 @@ async fn a_write_is_never_answered_with_more_than_it_had() {
     assert_eq!(wire.hear(tag).await, "Rwrite count 7");
 }
 
+/// Linux takes such an answer for a fault of the server.
+#[tokio::test]
+async fn a_read_is_never_answered_with_more_than_was_asked_for() {
+    for dialect in DIALECTS {
+        let fake = Fake::default();
+        let mut wire = Wire::new(fake.tree(), dialect).await;
+        wire.open(1, "tcp/clone", 2).await;
+        wire.open(2, "tcp/0/data", 2).await;
+        let tag = wire.say(&Request::Read { fid: 2, offset: 0, count: 4 }).await;
+        until("it waits", || fake.asked() == [Asked::Read(4)]).await;
+        fake.complete(Ok(Done::Data(b"12345".to_vec())));
+        wire.hear_refusal(tag, "i/o error", 5).await;
+    }
+}
+
 #[tokio::test]
 async fn the_engines_words_reach_the_client_within_120_bytes() {
     let fake = Fake::default();
@@ -186,6 +204,8 @@ async fn stat_says_who_owns_it_and_what_it_is() {
             (stat.uid, stat.gid, stat.muid),
             (&b"glenda"[..], &b"plan9"[..], &b"glenda"[..])
         );
+        let of_a_client = path.starts_with("tcp/0");
+        assert_eq!(stat.mtime == CHANGED, of_a_client, "{path}: {}", stat.mtime);
         assert_eq!(stat.atime, stat.mtime);
         wire.clunk(1).await;
     }

@@ -7,6 +7,7 @@
 mod client;
 mod codec;
 mod dialects;
+mod each;
 mod engine;
 mod fids;
 mod files;
@@ -17,6 +18,7 @@ mod transfer;
 
 use std::time::Duration;
 
+use rs9p::fcall::FCall;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -25,6 +27,8 @@ use super::codec::{Dialect, NOFID, NOTAG, Reply, Request, Stat, frame_tag};
 use super::{MSIZE_MAX, Options, serve, trace};
 use crate::tree::Tree;
 use crate::tree::fake::Fake;
+
+const DIALECTS: [Dialect; 3] = [Dialect::Plan9, Dialect::Unix, Dialect::Linux];
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -130,11 +134,36 @@ impl Wire {
         self.ask(&Request::Walk { fid, newfid, names }).await
     }
 
+    /// What opens a fid for reading (0), writing (1) or both (2).
+    fn opening(&self, fid: u32, mode: u8) -> Request<'static> {
+        match self.dialect {
+            Dialect::Linux => Request::Linux(FCall::TlOpen { fid, flags: mode.into() }),
+            Dialect::Plan9 | Dialect::Unix => Request::Open { fid, mode },
+        }
+    }
+
     /// Walks from fid 0 and opens; the answer to the latter.
     async fn open(&mut self, fid: u32, path: &str, mode: u8) -> String {
         let walked = self.walk(0, fid, path).await;
         assert!(walked.starts_with("Rwalk"), "{walked}");
-        self.ask(&Request::Open { fid, mode }).await
+        self.ask(&self.opening(fid, mode)).await
+    }
+
+    /// The next message is an error: this text, this number, or both.
+    async fn hear_refusal(&mut self, tag: u16, text: &str, errno: u32) {
+        let frame = self.frame().await;
+        let line = trace::line(&frame, self.dialect);
+        assert_eq!(frame_tag(&frame), tag, "{line}");
+        let ename = if self.dialect == Dialect::Linux { "" } else { text };
+        let errno = if self.dialect == Dialect::Plan9 { 0 } else { errno };
+        let refusal = Reply::Error { ename: ename.as_bytes(), errno };
+        assert_eq!(Reply::decode(&frame, self.dialect), Ok(refusal), "{text}: {line}");
+    }
+
+    /// Says something, and hears that it is refused.
+    async fn refused(&mut self, request: &Request<'_>, text: &str, errno: u32) {
+        let tag = self.say(request).await;
+        self.hear_refusal(tag, text, errno).await;
     }
 
     async fn read(&mut self, fid: u32, offset: u64, count: u32) -> String {

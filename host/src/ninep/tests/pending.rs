@@ -264,6 +264,25 @@ async fn a_client_that_takes_no_replies_is_not_listened_to() {
     assert_eq!(wire.hear(200).await, "Rread count 1 '\\x01'");
 }
 
+/// Its replies fill the connection, and it goes away without having taken them.
+#[tokio::test]
+async fn a_client_that_goes_with_its_replies_unread_leaves_nothing_behind() {
+    let fake = Fake::default();
+    let mut wire = Wire::bare(fake.tree());
+    wire.version(1 << 20, Dialect::Plan9).await;
+    wire.attach(0).await;
+    wire.open(1, "tcp/clone", 2).await;
+    wire.open(2, "tcp/0/data", 2).await;
+    for tag in 100..105 {
+        wire.say_as(tag, &Request::Read { fid: 2, offset: 0, count: 1 << 20 }).await;
+        waits(&fake, 1).await;
+        fake.complete(Ok(Done::Data(vec![0; (1 << 20) - 24])));
+    }
+    wire.say_as(200, &Request::Read { fid: 2, offset: 0, count: 1 }).await;
+    wire.hang_up().await;
+    assert_eq!((fake.asked(), fake.references()), (vec![], vec![]));
+}
+
 #[tokio::test]
 async fn the_more_reads_wait_the_less_each_may_ask_for() {
     let fake = Fake::default();
@@ -327,6 +346,9 @@ async fn requests_that_wait_have_a_limit() {
         wire.say_as(tag, &Request::Read { fid: 2, offset: 0, count: 1 }).await;
     }
     assert_eq!(wire.read(2, 0, 1).await, "Rerror ename too many requests");
+    // What makes room is done all the same.
+    wire.say_as(50, &Request::Clunk { fid: 0 }).await;
+    assert_eq!(wire.hear(50).await, "Rclunk");
     assert_eq!(wire.ask(&Request::Flush { oldtag: 100 }).await, "Rflush");
     wire.say_as(100, &Request::Read { fid: 2, offset: 0, count: 1 }).await;
     waits(&fake, 8192).await;

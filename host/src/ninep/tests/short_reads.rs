@@ -1,7 +1,5 @@
 //! Reads of a stream that bring less than was asked for, as Linux fills them.
 
-use rs9p::fcall::FCall;
-
 use super::*;
 use crate::engine::{ErrorCode, Reply as Done};
 use crate::tree::fake::{Asked, error};
@@ -18,13 +16,7 @@ async fn data(fake: &Fake, dialect: Dialect) -> Wire {
 
 async fn open_data(wire: &mut Wire) {
     for (fid, path) in [(1, "tcp/clone"), (2, "tcp/0/data")] {
-        match wire.dialect {
-            Dialect::Linux => {
-                wire.walk(0, fid, path).await;
-                wire.ask_frame(&Request::Linux(FCall::TlOpen { fid, flags: 2 })).await;
-            }
-            _ => drop(wire.open(fid, path, 2).await),
-        }
+        wire.open(fid, path, 2).await;
     }
 }
 
@@ -136,8 +128,7 @@ async fn the_rest_leaves_other_reads_alone() {
     let fake = Fake::default();
     let mut wire = data(&fake, Dialect::Linux).await;
     brings(&mut wire, &fake, 0, 4096, "hello!").await;
-    wire.walk(0, 3, "tcp/0/data").await;
-    wire.ask_frame(&Request::Linux(FCall::TlOpen { fid: 3, flags: 0 })).await;
+    wire.open(3, "tcp/0/data", 0).await;
     let other = wire.say(&Request::Read { fid: 3, offset: 0, count: 7 }).await;
     until("it waits", || fake.asked() == [Asked::Read(7)]).await;
     assert_eq!(wire.read(2, 6, 4090).await, EMPTY);
