@@ -10,6 +10,7 @@ pub mod dial;
 pub mod files;
 pub mod listen;
 pub mod netstat;
+pub mod share;
 
 use std::ffi::OsString;
 use std::io;
