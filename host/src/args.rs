@@ -18,13 +18,15 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use self::address::{Announced, Target};
+use self::address::{Announced, Local, Target};
 use self::ssh::Far;
 
 const USAGE: &str = "\
 sshnet-host [OPTIONS] [SSH OPTIONS] [USER@]HOST
        sshnet-host dial [-s SERVICE] HOST!PORT
        sshnet-host listen [-s SERVICE] ADDR!PORT COMMAND [ARG...]
+       sshnet-host forward [-s SERVICE] [LADDR:]LPORT|PATH HOST!PORT ...
+       sshnet-host socks [-s SERVICE] [ADDR:]PORT
        sshnet-host netstat|ls|cat|write|attach [-s SERVICE] ...
        sshnet-host demo";
 
@@ -51,6 +53,8 @@ EXAMPLES
   sshnet-host -s work -p 2222 gateway   call the service 'work'; ssh port 2222
   sshnet-host dial 10.0.0.7!80          from there to port 80 of 10.0.0.7
   sshnet-host listen '*!8080' cat       take calls there, and echo
+  sshnet-host forward 8080 intranet!80  make it port 8080 of this machine
+  sshnet-host socks 1080                be a SOCKS5 proxy, for browsers
 
 EXIT STATUS
   0  it was stopped, or did what it was asked
@@ -64,6 +68,37 @@ direction is closed and the other goes on.
 EXAMPLES
   printf 'GET / HTTP/1.0\\r\\n\\r\\n' | sshnet-host dial intranet!80
   ssh -o ProxyCommand='sshnet-host dial %h!%p' inner";
+
+const FORWARD_AFTER: &str = "\
+LPORT alone is a port of 127.0.0.1 and, where there is one, of ::1: any user \
+of this machine may connect to it. With an address of LADDR, or * for all, \
+others may, too. Port 0 is one that is free. With a '/' in it, it is a Unix \
+socket that is made at PATH, for you alone, and removed at the end. The far \
+end may be a Unix socket, too: /PATH.
+
+Where it listens is printed on stderr; and why, when a dial fails: that \
+connection is then reset. It ends when the service ends. 1024 connections are \
+served at a time; more wait.
+
+EXAMPLES
+  sshnet-host forward 5432 db.internal!5432
+  sshnet-host forward 8080 intranet!80 '*:2222' git!22
+  sshnet-host forward ./docker.sock /run/docker.sock";
+
+const SOCKS_AFTER: &str = "\
+PORT alone is a port of 127.0.0.1 and, where there is one, of ::1: any user of \
+this machine may connect to it. With an address of this machine, or * for \
+all, others may, too. Port 0 is one that is free; it is printed on stderr.
+
+It dials (CONNECT) to names, IPv4 and IPv6 addresses and asks for no password. \
+Names are looked up by the far host. It ends when the service ends. 1024 \
+connections are served at a time; more wait. One that has not said within 30 \
+seconds what it wants is closed.
+
+EXAMPLES
+  sshnet-host socks 1080
+  curl --proxy socks5h://127.0.0.1:1080 http://intranet/
+  git -c http.proxy=socks5h://127.0.0.1:1080 clone http://git.internal/it";
 
 const LISTEN_AFTER: &str = "\
 ADDR is an address of the far host, or * for all. Which ones may be bound is \
@@ -91,6 +126,8 @@ EXAMPLES
     srv -e 'ssh me@this.machine sshnet-host attach' sshnet /n/sshnet";
 
 const DIAL_USAGE: &str = "sshnet-host dial [-s SERVICE] HOST!PORT";
+const FORWARD_USAGE: &str = "sshnet-host forward [-s SERVICE] [LADDR:]LPORT|PATH HOST!PORT ...";
+const SOCKS_USAGE: &str = "sshnet-host socks [-s SERVICE] [ADDR:]PORT";
 const LISTEN_USAGE: &str = "sshnet-host listen [-s SERVICE] ADDR!PORT COMMAND [ARG...]";
 
 /// What clap reads.
@@ -189,15 +226,36 @@ enum Kind {
 
 #[derive(Debug, Subcommand)]
 enum Subcommands {
-    /// Connect stdin and stdout to a TCP service, dialled from the far host.
+    /// Connect stdin and stdout to a service, dialled from the far host.
     #[command(after_help = DIAL_AFTER, override_usage = DIAL_USAGE)]
     Dial {
         #[command(flatten)]
         using: Using,
         /// HOST!PORT, tcp!HOST!PORT or HOST:PORT, there with an IPv6 address in
-        /// brackets. PORT is a number or a name of /etc/services.
+        /// brackets. PORT is a number or a name of /etc/services. Or a Unix socket
+        /// over there: /PATH or unix!/PATH.
         #[arg(value_parser = address::target, value_name = "HOST!PORT")]
         target: Target,
+    },
+    /// Make far services ports, or Unix sockets, of this machine: for programs
+    /// that connect to those.
+    #[command(after_help = FORWARD_AFTER, override_usage = FORWARD_USAGE)]
+    Forward {
+        #[command(flatten)]
+        using: Using,
+        /// Where programs connect, and where each of their connections is dialled
+        /// to, as for dial. One or more such pairs.
+        #[arg(required = true, num_args = 2.., value_name = "[LADDR:]LPORT|PATH HOST!PORT")]
+        pairs: Vec<String>,
+    },
+    /// Be a SOCKS5 proxy on a port of this machine that dials from the far host.
+    #[command(after_help = SOCKS_AFTER, override_usage = SOCKS_USAGE)]
+    Socks {
+        #[command(flatten)]
+        using: Using,
+        /// Where programs connect.
+        #[arg(value_parser = address::near, value_name = "[ADDR:]PORT")]
+        local: Local,
     },
     /// Take calls at the far host: one COMMAND for each, with the connection as
     /// its stdin and stdout.
@@ -284,6 +342,20 @@ pub enum Action {
         service: Option<OsString>,
         /// Where to.
         target: Target,
+    },
+    /// Dial for programs of this machine.
+    Forward {
+        /// By which service; `None`: the one that is up.
+        service: Option<OsString>,
+        /// Where they connect, and where to that is dialled.
+        pairs: Vec<(Local, Target)>,
+    },
+    /// Dial where programs of this machine say, by SOCKS5.
+    Socks {
+        /// By which service; `None`: the one that is up.
+        service: Option<OsString>,
+        /// Where they connect.
+        local: Local,
     },
     /// Take calls at the far side.
     Listen {
@@ -482,6 +554,12 @@ fn action(command: Subcommands, service: Option<OsString>) -> Result<Action, Usa
         Subcommands::Dial { using, target } => {
             Action::Dial { service: using.service.or(service), target }
         }
+        Subcommands::Forward { using, pairs: words } => {
+            Action::Forward { service: using.service.or(service), pairs: pairs(&words)? }
+        }
+        Subcommands::Socks { using, local } => {
+            Action::Socks { service: using.service.or(service), local }
+        }
         Subcommands::Listen { using, address, command } => {
             Action::Listen { service: using.service.or(service), address, command }
         }
@@ -508,6 +586,27 @@ fn action(command: Subcommands, service: Option<OsString>) -> Result<Action, Usa
         }
         Subcommands::Demo => Action::Demo,
     })
+}
+
+/// Reads what `forward` is given.
+fn pairs(words: &[String]) -> Result<Vec<(Local, Target)>, UsageError> {
+    let bad = |word: &str, what: &str, why: String| {
+        UsageError::new(format_args!("invalid value '{word}' for '<{what}>': {why}"))
+    };
+    let mut pairs = Vec::new();
+    for pair in words.chunks(2) {
+        let [local, target] = pair else {
+            return Err(UsageError::new(format_args!(
+                "'{}' has no HOST!PORT behind it, where it is to lead",
+                pair.concat()
+            )));
+        };
+        let local =
+            address::near_or_path(local).map_err(|why| bad(local, "[LADDR:]LPORT|PATH", why))?;
+        let target = address::target(target).map_err(|why| bad(target, "HOST!PORT", why))?;
+        pairs.push((local, target));
+    }
+    Ok(pairs)
 }
 
 fn serve(
@@ -620,7 +719,7 @@ fn kind(word: &OsStr) -> Word {
         b"-D" | b"-h" => Word::Flag,
         // Of long options ssh has none: clap says what is wrong with this one.
         [b'-', b'-', ..] | [b'-', b's' | b'm', ..] => Word::Flag,
-        b"dial" | b"listen" | b"demo" => Word::Command,
+        b"dial" | b"listen" | b"forward" | b"socks" | b"demo" => Word::Command,
         b"netstat" | b"ls" | b"cat" | b"write" | b"attach" => Word::Command,
         b"completions" | b"man" => Word::Command,
         _ => Word::Other,

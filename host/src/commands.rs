@@ -1,5 +1,5 @@
-//! The commands that use a service: `dial`, `listen`, those for its files; and
-//! `demo`, which brings its own.
+//! The commands that use a service: `dial`, `listen`, `forward`, `socks`, those for
+//! its files; and `demo`, which brings its own.
 //!
 //! They are ordinary 9P clients: nothing here that another program could not do.
 
@@ -8,8 +8,12 @@ pub mod conversation;
 pub mod demo;
 pub mod dial;
 pub mod files;
+pub mod forward;
 pub mod listen;
+pub mod near;
 pub mod netstat;
+pub mod share;
+pub mod socks;
 
 use std::ffi::OsString;
 use std::io;
@@ -26,6 +30,12 @@ pub enum CommandError {
     /// There is no service to use.
     #[error("{0}")]
     Service(#[from] ServiceError),
+    /// Programs of this machine cannot be let in.
+    #[error("{0}")]
+    Near(#[from] near::NearError),
+    /// It was up, and is not any more.
+    #[error("the service has ended; start it, then this again\n({0})")]
+    Over(String),
     /// The service or the far side would not do it.
     #[error("{0}: {1}")]
     Refused(String, ClientError),

@@ -47,6 +47,12 @@ fn run(action: Action) -> u8 {
             Action::Dial { service, target } => {
                 commands::dial::run(service, target).await.map_err(|error| error.to_string())
             }
+            Action::Forward { service, pairs } => {
+                commands::forward::run(service, pairs).await.map_err(|error| error.to_string())
+            }
+            Action::Socks { service, local } => {
+                commands::socks::run(service, local).await.map_err(|error| error.to_string())
+            }
             Action::Listen { service, address, command } => {
                 commands::listen::run(service, address, command)
                     .await

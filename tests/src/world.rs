@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
@@ -162,16 +162,8 @@ impl World {
             .process_group(0)
             .spawn()
             .expect("the program starts");
-        let stderr = process.stderr.take().expect("it is piped");
-        let said = Arc::new(Mutex::new(String::new()));
-        let hears = Arc::clone(&said);
-        let reader = thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let mut said = hears.lock().expect("no panic");
-                said.push_str(&line);
-                said.push('\n');
-            }
-        });
+        let said = Arc::default();
+        let reader = hear(process.stderr.take().expect("it is piped"), &said);
         Self { process, said, reader: Some(reader), dir, sshd, ended: false }
     }
 
@@ -289,6 +281,94 @@ pub fn run(command: &mut Command, input: &[u8]) -> Output {
     };
     writer.join().expect("no panic");
     output.expect("it can be waited for")
+}
+
+/// A command that runs until it is stopped; dropped, it is killed.
+pub struct Running {
+    process: Child,
+    said: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Starts it, and hears what it says on stderr.
+    pub fn start(command: &mut Command) -> Self {
+        let mut process = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let said = Arc::default();
+        let reader = Some(hear(process.stderr.take().expect("it is piped"), &said));
+        Self { process, said, reader }
+    }
+
+    /// What it has said so far.
+    pub fn said(&self) -> String {
+        self.said.lock().expect("no panic").clone()
+    }
+
+    /// Waits until it says this; the line.
+    #[track_caller]
+    pub fn until_said(&self, what: &str) -> String {
+        let mut line = None;
+        until(&format!("it says {what:?}"), || {
+            line = self.said().lines().find(|line| line.contains(what)).map(str::to_owned);
+            line.is_some()
+        });
+        line.unwrap_or_default()
+    }
+
+    /// The port that it listens on, by the line that has this.
+    #[track_caller]
+    pub fn port(&self, what: &str) -> u16 {
+        let line = self.until_said(what);
+        let address = line.split(" listening on ").nth(1).and_then(|rest| rest.split(' ').next());
+        let port = address.and_then(|address| address.rsplit(':').next()?.parse().ok());
+        port.unwrap_or_else(|| panic!("no port in {line:?}"))
+    }
+
+    /// Sends a signal, and waits for the end; what it has said.
+    pub fn stop(self, name: &str) -> (ExitStatus, String) {
+        signal(self.process.id(), name);
+        self.wait()
+    }
+
+    /// Waits for the end.
+    pub fn wait(mut self) -> (ExitStatus, String) {
+        let mut status = None;
+        until("it ends", || {
+            status = self.process.try_wait().expect("it is our child");
+            status.is_some()
+        });
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("no panic");
+        }
+        (status.expect("it has ended"), self.said())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if thread::panicking() {
+            eprintln!("a command said:\n{}", self.said());
+        }
+    }
+}
+
+/// Keeps what comes on a process's stderr.
+fn hear(stderr: ChildStderr, said: &Arc<Mutex<String>>) -> JoinHandle<()> {
+    let hears = Arc::clone(said);
+    thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            let mut said = hears.lock().expect("no panic");
+            said.push_str(&line);
+            said.push('\n');
+        }
+    })
 }
 
 /// A TCP service of this machine: a thread for each connection. Dropped, it takes

@@ -6,19 +6,53 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 
 /// Where a dial goes.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Target(String);
+pub struct Target {
+    protocol: &'static str,
+    address: String,
+}
+
+/// Where programs of this machine connect.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Local {
+    /// To this TCP port of the loopback's addresses; port 0 is one that is free. So
+    /// for the others.
+    Loopback(u16),
+    /// To this one of all addresses.
+    Everywhere(u16),
+    /// To this one.
+    Address(SocketAddr),
+    /// To a Unix socket.
+    Path(PathBuf),
+}
 
 /// Where calls are taken.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Announced(String);
 
+impl Target {
+    /// A port of a host, whose name somebody else has given.
+    pub fn tcp(host: &str, port: u16) -> Result<Self, String> {
+        // A '!' would make a port of what follows.
+        if host.contains('!') {
+            return Err("there is a '!' in the host's name".to_owned());
+        }
+        of_tcp(&format!("{host}!{port}"))
+    }
+
+    /// The directory of the tree where it is dialled.
+    pub fn protocol(&self) -> &'static str {
+        self.protocol
+    }
+}
+
 impl fmt::Display for Target {
-    /// `host!port`
+    /// `host!port`, or a path.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.address)
     }
 }
 
@@ -29,17 +63,48 @@ impl fmt::Display for Announced {
     }
 }
 
-/// Reads `host!port`, `tcp!host!port`, `host:port` or `[host]:port`.
+/// Reads `host!port`, `tcp!host!port`, `host:port` or `[host]:port`; and, for a Unix
+/// socket, `/path` or `unix!/path`.
 pub fn target(text: &str) -> Result<Target, String> {
+    let path = text.strip_prefix("unix!").unwrap_or(text);
+    if path.starts_with('/') {
+        is_word(path)?;
+        return Ok(Target { protocol: "unix", address: path.to_owned() });
+    }
+    of_tcp(text)
+}
+
+fn of_tcp(text: &str) -> Result<Target, String> {
     let (host, port) = parts(text)?;
     match host {
         Some("*") => Err("'*' is all addresses, and cannot be dialled".to_owned()),
-        Some(host) => Ok(Target(format!("{host}!{port}"))),
+        Some(host) => Ok(Target { protocol: "tcp", address: format!("{host}!{port}") }),
         None => Err("the port is missing: write HOST!PORT".to_owned()),
     }
 }
 
-/// Reads the same, and a port alone: then of all addresses.
+/// Reads `port` of the loopback, `address:port` or `address!port` of this machine, the
+/// address as a number, `localhost`, or `*` for all of them.
+pub fn near(text: &str) -> Result<Local, String> {
+    const FORM: &str = "write PORT or ADDR:PORT";
+    let (host, port) = parts(text)?;
+    let port = port.parse().map_err(|_| format!("'{port}' is no port: {FORM}"))?;
+    Ok(match host {
+        None | Some("localhost") => Local::Loopback(port),
+        Some("*") => Local::Everywhere(port),
+        Some(host) => {
+            let ip = host.parse().map_err(|_| format!("'{host}' is no IP address: {FORM}"))?;
+            Local::Address(SocketAddr::new(ip, port))
+        }
+    })
+}
+
+/// Reads the same; and, with a `/` in it, the path of a Unix socket.
+pub fn near_or_path(text: &str) -> Result<Local, String> {
+    if text.contains('/') { Ok(Local::Path(text.into())) } else { near(text) }
+}
+
+/// Reads what [`target`] does of TCP, and a port alone: then of all addresses.
 pub fn announced(text: &str) -> Result<Announced, String> {
     let (address, port) = parts(text)?;
     match address {
@@ -67,12 +132,17 @@ pub fn here(text: &str) -> Result<SocketAddr, String> {
     Ok(SocketAddr::new(ip, port))
 }
 
-/// The host, if there is one, and the port.
-fn parts(text: &str) -> Result<(Option<&str>, &str), String> {
-    // It becomes a word of a control message.
+/// Whether it can be a word of a control message.
+fn is_word(text: &str) -> Result<(), String> {
     if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err("there are spaces or control characters in it".to_owned());
     }
+    Ok(())
+}
+
+/// The host, if there is one, and the port.
+fn parts(text: &str) -> Result<(Option<&str>, &str), String> {
+    is_word(text)?;
     let (host, port) = match text.split('!').collect::<Vec<_>>().as_slice() {
         ["tcp" | "net", host, port] | [host, port] => (Some(*host), *port),
         [_] => colon(text)?,

@@ -256,6 +256,71 @@ fn commands_are_read() {
 }
 
 #[test]
+fn pairs_to_forward_are_read() {
+    use std::net::Ipv4Addr;
+
+    let target = |text| address::target(text).unwrap();
+    let pairs = vec![
+        (Local::Loopback(8080), target("intranet!80")),
+        (Local::Everywhere(22), target("git!ssh")),
+        (Local::Address((Ipv4Addr::UNSPECIFIED, 0).into()), target("/run/x.sock")),
+        (Local::Path("./sock".into()), target("unix!/run/x.sock")),
+    ];
+    let forward = Action::Forward { service: Some("w".into()), pairs };
+    let line = "8080 intranet:80 *:22 git!ssh 0.0.0.0:0 /run/x.sock ./sock unix!/run/x.sock";
+    for line in [format!("forward -s w {line}"), format!("forward {line} -s w")] {
+        assert_eq!(parsed(&line).unwrap(), forward, "{line}");
+    }
+    assert_eq!(
+        parsed("socks localhost:1080").unwrap(),
+        Action::Socks { service: None, local: Local::Loopback(1080) }
+    );
+    assert_eq!(
+        parsed("socks [::1]!1080").unwrap(),
+        Action::Socks { service: None, local: Local::Address("[::1]:1080".parse().unwrap()) }
+    );
+    for (line, says) in [
+        ("forward", "HOST!PORT"),
+        ("forward 80", "HOST!PORT"),
+        ("forward 80 h!1 81", "'81' has no HOST!PORT behind it"),
+        ("forward 80 81", "the port is missing"),
+        ("forward 80 *!81", "cannot be dialled"),
+        ("forward http h!1", "'http' is no port"),
+        ("forward 65536 h!1", "'65536' is no port"),
+        ("forward example.com:80 h!1", "'example.com' is no IP address"),
+        ("socks", "PORT"),
+        ("socks ./sock", "no port"),
+        ("socks 1080 1081", "unexpected argument"),
+    ] {
+        let error = refused(line);
+        assert!(error.contains(says), "{line}: {error}");
+    }
+}
+
+#[test]
+fn what_is_dialled_is_tcp_or_unix() {
+    for (text, protocol, address) in [
+        ("/run/x", "unix", "/run/x"),
+        ("unix!/run/x!y", "unix", "/run/x!y"),
+        ("unix!80", "tcp", "unix!80"),
+        ("h!80", "tcp", "h!80"),
+    ] {
+        let target = address::target(text).unwrap();
+        assert_eq!((target.protocol(), &*target.to_string()), (protocol, address), "{text}");
+    }
+    for text in ["unix!run!x", "/run/a b", "unix!/run/a\nhangup", "run/x"] {
+        assert!(address::target(text).is_err(), "{text}");
+    }
+    for (host, address) in [("h", "h!80"), ("::1", "::1!80"), ("/run/x", "/run/x!80")] {
+        let target = Target::tcp(host, 80).unwrap();
+        assert_eq!((target.protocol(), &*target.to_string()), ("tcp", address), "{host}");
+    }
+    for host in ["", "*", "a!1", "a\nb", "a b", "unix!/x"] {
+        assert!(Target::tcp(host, 80).is_err(), "{host:?}");
+    }
+}
+
+#[test]
 fn commands_for_files_are_read() {
     let file = |what, path: &str| Action::File { service: None, what, path: path.to_owned() };
     assert_eq!(parsed("ls").unwrap(), file(FileAction::Ls, "/"));
@@ -290,13 +355,15 @@ fn completions_and_pages_are_made_of_every_command() {
     };
     for shell in ["bash", "zsh", "fish"] {
         let script = printed(&format!("completions {shell}"));
-        for word in ["netstat", "attach", "caller-address"] {
+        for word in ["netstat", "attach", "forward", "socks", "caller-address"] {
             assert!(script.contains(word), "{shell}: {word}");
         }
     }
     let page = printed("man");
     assert!(page.contains(".TH sshnet") && page.contains("netstat"), "{page}");
-    for command in ["dial", "listen", "netstat", "ls", "cat", "write", "attach", "demo"] {
+    for command in
+        ["dial", "listen", "forward", "socks", "netstat", "ls", "cat", "write", "attach", "demo"]
+    {
         let page = printed(&format!("man {command}"));
         assert!(page.contains(command), "{page}");
     }

@@ -2,7 +2,7 @@
 //!
 //! Several reads and several writes are under way at a time: the tree answers them
 //! in their order, and the time that one takes to get to the far side and back
-//! does not count.
+//! does not count. How many there are, and how long, is [`Share`]'s.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,17 +10,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
 
+use super::share::{CHUNK, Share};
+use crate::args::address::Target;
 use crate::ninep::client::{Client, ClientError, File, Read, Write};
 use crate::tree::Access;
 
-/// Bytes in one read or write.
-pub const CHUNK: u32 = 128 << 10;
-/// Reads, and writes, under way at a time.
-pub const OUTSTANDING: usize = 8;
-
 /// A client whose `ctl` is open.
 pub struct Conversation {
+    /// The directory that its own is in: `tcp` or `unix`.
+    pub protocol: &'static str,
     /// Its number: N of `tcp/N`.
     pub number: u32,
     /// `tcp/N/ctl`
@@ -54,17 +54,27 @@ impl Conversation {
         Self::of(client.open("tcp/clone", Access::ReadWrite).await?).await
     }
 
-    /// The client that this `ctl` is of.
+    /// A new client that has dialled, and its `data`.
+    pub async fn dial(client: &Client, target: &Target) -> Result<(Self, File), ClientError> {
+        let protocol = target.protocol();
+        let ctl = client.open(&format!("{protocol}/clone"), Access::ReadWrite).await?;
+        let conversation = Self { protocol, ..Self::of(ctl).await? };
+        conversation.control(&format!("connect {target}")).await?;
+        let data = conversation.data(client).await?;
+        Ok((conversation, data))
+    }
+
+    /// The client of TCP that this `ctl` is of.
     pub async fn of(ctl: File) -> Result<Self, ClientError> {
         let text = ctl.read(64).await?;
         let number = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
         let number = number.ok_or(ClientError::Protocol("ctl does not read as a number"))?;
-        Ok(Self { number, ctl })
+        Ok(Self { protocol: "tcp", number, ctl })
     }
 
     /// The path of one of its files.
     pub fn path(&self, file: &str) -> String {
-        format!("tcp/{}/{file}", self.number)
+        format!("{}/{}/{file}", self.protocol, self.number)
     }
 
     /// Writes a control message, and waits until it has taken effect.
@@ -87,13 +97,25 @@ impl Conversation {
 /// What comes from the far side, in order.
 pub struct Incoming<'a> {
     data: &'a File,
+    share: &'a Share,
     reads: VecDeque<Read>,
 }
 
 impl<'a> Incoming<'a> {
     /// Starts reading.
-    pub fn new(data: &'a File) -> Self {
-        Self { data, reads: (0..OUTSTANDING).map(|_| data.read(CHUNK)).collect() }
+    pub fn new(data: &'a File, share: &'a Share) -> Self {
+        let mut incoming = Self { data, share, reads: VecDeque::new() };
+        incoming.ask();
+        incoming
+    }
+
+    /// As many reads as there may be now. It may be fewer than there are.
+    fn ask(&mut self) {
+        let window = self.share.reads();
+        let count = u32::try_from(window.chunk).unwrap_or(u32::MAX);
+        while self.reads.len() < window.outstanding {
+            self.reads.push_back(self.data.read(count));
+        }
     }
 
     /// The next bytes; none at the end. Cancel-safe.
@@ -105,7 +127,7 @@ impl<'a> Incoming<'a> {
         if bytes.is_empty() {
             self.reads.clear();
         } else {
-            self.reads.push_back(self.data.read(CHUNK));
+            self.ask();
         }
         Ok(bytes)
     }
@@ -114,18 +136,20 @@ impl<'a> Incoming<'a> {
 /// What goes to the far side, in order.
 pub struct Outgoing<'a> {
     data: &'a File,
+    share: &'a Share,
     writes: VecDeque<(usize, Write)>,
 }
 
 impl<'a> Outgoing<'a> {
     /// Nothing is under way yet.
-    pub fn new(data: &'a File) -> Self {
-        Self { data, writes: VecDeque::new() }
+    pub fn new(data: &'a File, share: &'a Share) -> Self {
+        Self { data, share, writes: VecDeque::new() }
     }
 
-    /// Whether one more write may be made now.
-    pub fn has_room(&self) -> bool {
-        self.writes.len() < OUTSTANDING
+    /// Bytes that one more write may have now; none if there may be no more.
+    pub fn room(&self) -> usize {
+        let window = self.share.writes();
+        if self.writes.len() < window.outstanding { window.chunk } else { 0 }
     }
 
     /// Whether writes are under way.
@@ -135,7 +159,7 @@ impl<'a> Outgoing<'a> {
 
     /// Makes one or more writes of these bytes.
     pub fn push(&mut self, bytes: &[u8]) {
-        let most = usize::try_from(CHUNK.min(self.data.iounit())).unwrap_or(usize::MAX);
+        let most = usize::try_from(self.data.iounit()).unwrap_or(usize::MAX).min(CHUNK);
         for part in bytes.chunks(most.max(1)) {
             self.writes.push_back((part.len(), self.data.write(part)));
         }
@@ -162,11 +186,11 @@ impl<'a> Outgoing<'a> {
 }
 
 /// Copies what comes from the far side, to its end.
-pub async fn receive<W>(data: &File, mut to: W) -> Result<(), CopyError>
+pub async fn receive<W>(data: &File, share: &Share, mut to: W) -> Result<(), CopyError>
 where
     W: AsyncWrite + Unpin,
 {
-    let mut incoming = Incoming::new(data);
+    let mut incoming = Incoming::new(data, share);
     loop {
         let bytes = incoming.next().await?;
         if bytes.is_empty() {
@@ -183,18 +207,21 @@ where
 /// effect at once.
 pub async fn send<R>(
     data: &File,
+    share: &Share,
     mut from: R,
-    mut idle: tokio::sync::watch::Receiver<Option<Duration>>,
+    mut idle: watch::Receiver<Option<Duration>>,
 ) -> Result<(), CopyError>
 where
     R: AsyncRead + Unpin,
 {
-    let mut outgoing = Outgoing::new(data);
-    let mut buffer = vec![0; CHUNK as usize];
+    let mut outgoing = Outgoing::new(data, share);
+    let mut buffer = vec![0; CHUNK];
     loop {
         let patience = *idle.borrow_and_update();
+        let room = outgoing.room();
+        let part = buffer.get_mut(..room).unwrap_or_default();
         tokio::select! {
-            read = from.read(&mut buffer), if outgoing.has_room() => match read {
+            read = from.read(part), if room > 0 => match read {
                 Ok(0) => break,
                 Ok(count) => outgoing.push(buffer.get(..count).unwrap_or_default()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -211,4 +238,47 @@ where
         }
     }
     Ok(outgoing.finish().await?)
+}
+
+/// Copies both ways until both have ended; the end of each is passed on when it
+/// comes.
+///
+/// After an error this conversation is over, and what it was joined to is better
+/// broken off than ended.
+pub async fn join<R, W>(
+    conversation: &Conversation,
+    data: &File,
+    share: &Share,
+    from: R,
+    to: W,
+) -> Result<(), CopyError>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let (_patience, idle) = watch::channel(None);
+    let outgoing = async {
+        match send(data, share, from, idle).await {
+            Ok(()) => {
+                let _ = conversation.control("closewrite").await;
+                Ok(())
+            }
+            // That the far side takes no more, and why, its own direction shows.
+            Err(CopyError::Far(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    };
+    let incoming = receive(data, share, to);
+    tokio::pin!(outgoing, incoming);
+    tokio::select! {
+        sent = &mut outgoing => {
+            sent?;
+            incoming.await
+        }
+        received = &mut incoming => match received {
+            Err(error @ CopyError::Far(_)) => Err(error),
+            // Who reads no more may still have something to say.
+            Ok(()) | Err(CopyError::Near(_)) => outgoing.await,
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! `dial`: stdin and stdout to a TCP service, dialled from the far host.
+//! `dial`: stdin and stdout to a service, dialled from the far host.
 
 use std::ffi::OsString;
 use std::io;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::conversation::{Conversation, CopyError, receive, send};
+use super::share::Shares;
 use super::{CommandError, Trying, connect};
 use crate::args::address::Target;
 
@@ -18,13 +19,12 @@ const IDLE: Duration = Duration::from_millis(500);
 pub async fn run(service: Option<OsString>, target: Target) -> Result<(), CommandError> {
     let client = connect(service).await?;
     let what = || format!("cannot dial {target}");
-    let conversation = Conversation::new(&client).await.trying(what)?;
-    conversation.control(&format!("connect {target}")).await.trying(what)?;
-    let data = conversation.data(&client).await.trying(what)?;
+    let (conversation, data) = Conversation::dial(&client, &target).await.trying(what)?;
+    let share = Shares::default().join();
 
     let (patience, idle) = watch::channel(None);
     let outgoing = async {
-        let sent = send(&data, tokio::io::stdin(), idle).await;
+        let sent = send(&data, &share, tokio::io::stdin(), idle).await;
         match sent {
             // That the far side takes no more, and why, its own direction shows.
             Err(CopyError::Far(_)) => Ok(()),
@@ -38,7 +38,7 @@ pub async fn run(service: Option<OsString>, target: Target) -> Result<(), Comman
         }
     };
     let incoming = async {
-        let received = receive(&data, tokio::io::stdout()).await;
+        let received = receive(&data, &share, tokio::io::stdout()).await;
         patience.send_replace(Some(IDLE));
         match received {
             Ok(()) => Ok(true),

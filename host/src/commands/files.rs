@@ -7,6 +7,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 use tokio::sync::watch;
 
 use super::conversation::{CopyError, receive, send};
+use super::share::Shares;
 use super::{CommandError, Trying, connect};
 use crate::ninep::client::{Client, ClientError, File};
 use crate::tree::Access;
@@ -32,7 +33,7 @@ pub async fn cat(service: Option<OsString>, path: String) -> Result<(), CommandE
         return Err(cannot("read", &path, error));
     }
     if is_stream(&path) {
-        return match receive(&file, tokio::io::stdout()).await {
+        return match receive(&file, &Shares::default().join(), tokio::io::stdout()).await {
             Err(CopyError::Near(error)) => unread(error),
             Err(CopyError::Far(error)) => Err(cannot("read", &path, error)),
             Ok(()) => Ok(()),
@@ -60,7 +61,7 @@ pub async fn write(service: Option<OsString>, path: String) -> Result<(), Comman
         return write_lines(&file, &path, tokio::io::stdin()).await;
     }
     let (_patience, idle) = watch::channel(None);
-    match send(&file, tokio::io::stdin(), idle).await {
+    match send(&file, &Shares::default().join(), tokio::io::stdin(), idle).await {
         Ok(()) => Ok(()),
         Err(CopyError::Far(error)) => Err(cannot("write to", &path, error)),
         Err(CopyError::Near(error)) => Err(error).trying(|| "cannot read stdin".to_owned()),

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::conversation::{Conversation, Incoming, send};
+use super::share::{Share, Shares};
 use super::{CommandError, Trying, connect};
 use crate::args::address::Announced;
 use crate::ninep::client::{Client, File};
@@ -75,6 +76,7 @@ async fn serve(
 
     let command = Arc::new((program, arguments));
     let permits = Arc::new(Semaphore::new(CALLS));
+    let shares = Shares::default();
     loop {
         while calls.try_join_next().is_some() {}
         // Nobody closes it.
@@ -85,6 +87,7 @@ async fn serve(
             client: client.clone(),
             command: Arc::clone(&command),
             stopping: stopping.clone(),
+            share: shares.join(),
             _permit: permit,
         };
         calls.spawn(async move {
@@ -119,6 +122,7 @@ struct Call {
     client: Client,
     command: Arc<(OsString, Vec<OsString>)>,
     stopping: watch::Receiver<bool>,
+    share: Share,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -144,9 +148,9 @@ impl Call {
         };
         let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         let (patience, idle) = watch::channel(None);
-        let incoming = receive(&data, stdin);
+        let incoming = receive(&data, &self.share, stdin);
         let outgoing = async {
-            let sent = send(&data, stdout, idle).await;
+            let sent = send(&data, &self.share, stdout, idle).await;
             if sent.is_ok() {
                 let _ = conversation.control("closewrite").await;
             }
@@ -198,9 +202,9 @@ async fn wait(child: &mut Child) {
 
 /// From the caller to the command; to the caller's end, whether the command reads
 /// or not.
-async fn receive(data: &File, stdin: ChildStdin) {
+async fn receive(data: &File, share: &Share, stdin: ChildStdin) {
     let mut stdin = Some(stdin);
-    let mut incoming = Incoming::new(data);
+    let mut incoming = Incoming::new(data, share);
     loop {
         match incoming.next().await {
             Ok(bytes) if !bytes.is_empty() => {

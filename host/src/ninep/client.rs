@@ -61,6 +61,8 @@ struct Inner {
 struct Shared {
     state: Mutex<State>,
     filled: Notify,
+    /// Rings when there will be no answers any more.
+    ended: Notify,
 }
 
 struct State {
@@ -113,6 +115,7 @@ impl Client {
                 ended: None,
             }),
             filled: Notify::new(),
+            ended: Notify::new(),
         });
         let (reader, writer) = tokio::io::split(stream);
         let mut tasks = JoinSet::new();
@@ -141,6 +144,18 @@ impl Client {
     /// Bytes in a message, at most.
     pub fn msize(&self) -> u32 {
         self.inner.msize
+    }
+
+    /// Waits until the connection is over, and answers with why. Cancel-safe.
+    pub async fn ended(&self) -> String {
+        let shared = &self.inner.shared;
+        loop {
+            let ended = shared.ended.notified();
+            if let Some(reason) = &shared.lock().ended {
+                return reason.clone();
+            }
+            ended.await;
+        }
     }
 
     /// Opens the file of this path from the root, of at most 16 names.
@@ -491,6 +506,7 @@ impl Shared {
             }
         }
         self.filled.notify_one();
+        self.ended.notify_waiters();
     }
 }
 

@@ -20,15 +20,15 @@ use crate::tree::{Failure, Handle, Node};
 /// Bytes of replies that wait to be sent above which no message is read.
 const OUTBOX_FULL: usize = 4 << 20;
 /// Bytes that all reads of a connection may ask for at once.
-pub(super) const READS_MAX: u32 = 8 << 20;
+pub(crate) const READS_MAX: u32 = 8 << 20;
 /// What a read may always ask for.
 pub(super) const READ_MIN: u32 = 512;
 /// Bytes of a connection's writes that may wait.
-pub(super) const WRITES_MAX: u32 = 64 << 20;
+pub(crate) const WRITES_MAX: u32 = 64 << 20;
 /// Fids of a connection.
 pub(super) const FIDS_MAX: usize = 65_536;
 /// Requests of a connection that may be outstanding.
-pub(super) const TAGS_MAX: usize = 8_192;
+pub(crate) const TAGS_MAX: usize = 8_192;
 /// Replies that are written at once.
 const BATCH_FRAMES: usize = 256;
 /// Bytes of replies above which a batch takes no more.

@@ -28,6 +28,8 @@ mod calls;
 mod commands;
 mod dial;
 mod ending;
+mod forward;
 mod idle;
 mod input;
+mod socks;
 mod stall;

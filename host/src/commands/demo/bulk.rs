@@ -7,7 +7,8 @@ use tokio::net::TcpListener;
 
 use super::CommandError;
 use crate::commands::Trying;
-use crate::commands::conversation::{CHUNK, Incoming, Outgoing};
+use crate::commands::conversation::{Incoming, Outgoing};
+use crate::commands::share::{CHUNK, Shares};
 use crate::ninep::client::File;
 
 /// Bytes that go there, and that come back.
@@ -37,14 +38,15 @@ pub(super) async fn exchange(data: &File) -> Result<String, CommandError> {
     let pattern = Pattern::new();
     let started = Instant::now();
     let failed = || "the transfer broke off".to_owned();
+    let share = Shares::default().join();
     let send = async {
-        let mut outgoing = Outgoing::new(data);
+        let mut outgoing = Outgoing::new(data, &share);
         let mut sent = 0;
         while sent < AMOUNT {
-            if !outgoing.has_room() {
+            if outgoing.room() == 0 {
                 outgoing.done().await.trying(failed)?;
             }
-            let part = pattern.at(sent, (AMOUNT - sent).min(CHUNK as usize));
+            let part = pattern.at(sent, (AMOUNT - sent).min(CHUNK));
             outgoing.push(part);
             sent += part.len();
         }
@@ -52,7 +54,7 @@ pub(super) async fn exchange(data: &File) -> Result<String, CommandError> {
     };
     let receive = async {
         // One read at a time would do as well, and take longer.
-        let mut incoming = Incoming::new(data);
+        let mut incoming = Incoming::new(data, &share);
         let mut received = 0;
         while received < AMOUNT {
             let bytes = incoming.next().await.trying(failed)?;

@@ -1,0 +1,301 @@
+//! Sockets of this machine that programs connect to, and what becomes of each
+//! connection: a conversation with the far side.
+//!
+//! All conversations go over one 9P connection. It knows nothing of why they are
+//! dialled where they are.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::conversation::{Conversation, join};
+use super::share::{CONVERSATIONS, Share, Shares};
+use crate::args::address::{Local, Target};
+use crate::ninep::client::{Client, ClientError, File};
+use crate::notice::notice;
+use crate::services::{self, Service, ServiceError};
+
+/// Connections that are served at a time; more wait.
+pub const CONNECTIONS: usize = CONVERSATIONS;
+/// How long to wait when a connection cannot be taken: for want of descriptors.
+const NO_DESCRIPTORS: Duration = Duration::from_millis(100);
+/// How often another port is tried when the one that the system chose for IPv4 is
+/// in use for IPv6.
+const ATTEMPTS: usize = 5;
+
+/// Why programs cannot connect.
+#[derive(Debug, thiserror::Error)]
+pub enum NearError {
+    /// The TCP port.
+    #[error("cannot listen on {address}: {error}{}", advice(error))]
+    Tcp {
+        /// Its address.
+        address: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Somebody listens on the Unix socket.
+    #[error("{0} is in use: somebody listens on it.\nStop that one, or choose another path")]
+    InUse(String),
+    /// There is something, and it is no socket that may be replaced.
+    #[error("{0} is there already, and {1}.\nRemove it, or choose another path")]
+    Occupied(String, String),
+    /// The Unix socket cannot be.
+    #[error("cannot listen on {0}: {1}")]
+    Unix(String, String),
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => ".\nChoose another port, or 0 for one that is free",
+        io::ErrorKind::PermissionDenied => ".\nChoose a port above 1023: those below are root's",
+        io::ErrorKind::AddrNotAvailable => ".\nChoose an address that this machine has",
+        _ => "",
+    }
+}
+
+/// A socket that takes connections. A Unix socket is removed when it is dropped.
+#[derive(Debug)]
+pub enum Listener {
+    /// Of TCP.
+    Tcp(TcpListener),
+    /// Of the Unix domain.
+    Unix(UnixListener, Service),
+}
+
+/// A connection.
+#[derive(Debug)]
+pub enum Socket {
+    /// Of TCP.
+    Tcp(TcpStream),
+    /// Of the Unix domain.
+    Unix(UnixStream),
+}
+
+/// The sockets for this, which take connections from now on. Warns where others
+/// than this machine's programs may connect.
+pub async fn bind(local: &Local) -> Result<Vec<Listener>, NearError> {
+    let listeners = match local {
+        Local::Loopback(port) => loopback(*port).await?,
+        Local::Everywhere(port) => vec![everywhere(*port).await?],
+        Local::Address(address) => vec![tcp(*address).await?],
+        Local::Path(path) => return Ok(vec![unix(path)?]),
+    };
+    for listener in &listeners {
+        if let Ok(address) = listener.local_addr()
+            && !address.ip().is_loopback()
+        {
+            notice(format_args!(
+                "warning: whoever reaches {address} can dial as you do, without a password"
+            ));
+        }
+    }
+    Ok(listeners.into_iter().map(Listener::Tcp).collect())
+}
+
+async fn tcp(address: SocketAddr) -> Result<TcpListener, NearError> {
+    TcpListener::bind(address).await.map_err(|error| NearError::Tcp { address, error })
+}
+
+/// The same port of both loopback addresses: `localhost` may be either.
+async fn loopback(port: u16) -> Result<Vec<TcpListener>, NearError> {
+    let mut attempts = 1;
+    loop {
+        let four = tcp((Ipv4Addr::LOCALHOST, port).into()).await?;
+        let bound = four.local_addr();
+        let bound = bound.map_err(|error| NearError::Tcp {
+            address: (Ipv4Addr::LOCALHOST, port).into(),
+            error,
+        })?;
+        match tcp((Ipv6Addr::LOCALHOST, bound.port()).into()).await {
+            Ok(six) => return Ok(vec![four, six]),
+            Err(NearError::Tcp { error, .. })
+                if error.kind() == io::ErrorKind::AddrInUse && port == 0 && attempts < ATTEMPTS =>
+            {
+                attempts += 1;
+            }
+            Err(NearError::Tcp { error, .. }) if error.kind() != io::ErrorKind::AddrInUse => {
+                tracing::debug!("no IPv6 on the loopback: {error}");
+                return Ok(vec![four]);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn everywhere(port: u16) -> Result<TcpListener, NearError> {
+    match tcp((Ipv6Addr::UNSPECIFIED, port).into()).await {
+        Err(NearError::Tcp { error, .. }) if error.kind() != io::ErrorKind::AddrInUse => {
+            tracing::debug!("no IPv6: {error}");
+            tcp((Ipv4Addr::UNSPECIFIED, port).into()).await
+        }
+        bound => bound,
+    }
+}
+
+/// Made as a service's is: for this user alone, in place of a dead one only.
+fn unix(path: &Path) -> Result<Listener, NearError> {
+    let shown = path.display().to_string();
+    let failed = |error: io::Error| NearError::Unix(shown.clone(), error.to_string());
+    let (service, socket) = services::bind(path.as_os_str()).map_err(|error| match error {
+        ServiceError::InUse { .. } => NearError::InUse(shown.clone()),
+        ServiceError::Occupied { why, .. } => NearError::Occupied(shown.clone(), why),
+        ServiceError::TooLong { length, .. } => {
+            let why = format!("its path is {length} bytes long: choose a shorter one");
+            NearError::Unix(shown.clone(), why)
+        }
+        ServiceError::Name { why, .. } => NearError::Unix(shown.clone(), format!("it {why}")),
+        ServiceError::Bind { error, .. } => failed(error),
+        other => NearError::Unix(shown.clone(), other.to_string()),
+    })?;
+    socket.set_nonblocking(true).map_err(failed)?;
+    Ok(Listener::Unix(UnixListener::from_std(socket).map_err(failed)?, service))
+}
+
+impl fmt::Display for Listener {
+    /// `address:port`, or a path.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(listener) => match listener.local_addr() {
+                Ok(address) => address.fmt(f),
+                Err(_) => f.write_str("a TCP port"),
+            },
+            Self::Unix(_, service) => service.path().display().fmt(f),
+        }
+    }
+}
+
+/// What they are called, together.
+pub fn names(listeners: &[Listener]) -> String {
+    listeners.iter().map(Listener::to_string).collect::<Vec<_>>().join(" and ")
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Socket> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // Who waits for an answer is not to wait for more to be said. And one
+                // that went away without a word would keep its conversation for ever.
+                let set = stream.set_nodelay(true);
+                let alive = rustix::net::sockopt::set_socket_keepalive(&stream, true);
+                if let Err(error) = set.and(alive.map_err(Into::into)) {
+                    tracing::debug!("a connection's socket stays as it is: {error}");
+                }
+                Ok(Socket::Tcp(stream))
+            }
+            Self::Unix(listener, _) => Ok(Socket::Unix(listener.accept().await?.0)),
+        }
+    }
+}
+
+/// Takes connections and serves them all at once, as far as there are permits,
+/// until the future is dropped; that ends them, too.
+pub async fn take<T>(
+    listener: Listener,
+    permits: Arc<Semaphore>,
+    serve: impl Fn(Socket) -> T + Send,
+) where
+    T: Future<Output = ()> + Send + 'static,
+{
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        match accepted {
+            Ok(socket) => {
+                // Nobody closes it.
+                let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+                let served = serve(socket);
+                connections.spawn(async move {
+                    served.await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!("cannot take a connection on {listener}: {error}");
+                sleep(NO_DESCRIPTORS).await;
+            }
+        }
+    }
+}
+
+/// Dials for many at once. Clones use the same 9P connection.
+#[derive(Clone)]
+pub struct Dialer {
+    client: Client,
+    shares: Shares,
+}
+
+/// A conversation that has begun; dropped, it is over.
+pub struct Dialled {
+    conversation: Conversation,
+    data: File,
+    share: Share,
+}
+
+impl Dialer {
+    /// One that uses this connection.
+    pub fn new(client: Client) -> Self {
+        Self { client, shares: Shares::default() }
+    }
+
+    /// Dials. If that fails it says so to the user, but for the end of the service.
+    pub async fn dial(&self, target: &Target) -> Result<Dialled, ClientError> {
+        match Conversation::dial(&self.client, target).await {
+            Ok((conversation, data)) => {
+                Ok(Dialled { conversation, data, share: self.shares.join() })
+            }
+            Err(error) => {
+                if !matches!(error, ClientError::Ended(_)) {
+                    notice(format_args!("cannot dial {target}: {error}"));
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Dialled {
+    /// Joins it to a connection until both directions of both have ended. If the far
+    /// side breaks off, so does the connection.
+    pub async fn join(self, mut socket: Socket) {
+        let Self { conversation, data, share } = &self;
+        let joined = match &mut socket {
+            Socket::Tcp(stream) => {
+                let (from, to) = stream.split();
+                join(conversation, data, share, from, to).await
+            }
+            Socket::Unix(stream) => {
+                let (from, to) = stream.split();
+                join(conversation, data, share, from, to).await
+            }
+        };
+        if let Err(error) = joined {
+            tracing::debug!("a conversation broke off: {error:?}");
+            socket.reset();
+        }
+    }
+}
+
+impl Socket {
+    /// Closes it so that its program sees an error, where there is such a thing.
+    pub fn reset(self) {
+        if let Self::Tcp(stream) = self
+            && let Err(error) = stream.set_zero_linger()
+        {
+            tracing::debug!("a connection is closed, not reset: {error}");
+        }
+    }
+}
