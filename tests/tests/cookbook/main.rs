@@ -53,7 +53,7 @@ fn every_block_is_run_or_the_text_says_why_not() {
             "docs/cookbook.md:{line}: the text does not show what it prints"
         );
     }
-    assert!(run > 20, "only {run} blocks are run");
+    assert!(run > 40, "only {run} blocks are run");
 }
 
 #[test]
