@@ -2,18 +2,21 @@
 
 use std::fmt::Display;
 use std::io::IsTerminal;
+use std::time::Duration;
 
 use sshnet_host::args::{self, Action, FileAction};
 use sshnet_host::notice::notice;
 use sshnet_host::{commands, runtime, serve, sys};
 use tracing_subscriber::EnvFilter;
 
+/// How long what still runs at the end has to end by itself.
+const GRACE: Duration = Duration::from_millis(100);
+
 fn main() {
     let status = match args::parse(std::env::args_os()) {
         Ok(action) => run(action),
         Err(error) => error.print(),
     };
-    // A read of stdin may never end: nobody waits for its thread.
     std::process::exit(status.into());
 }
 
@@ -75,6 +78,8 @@ fn run(action: Action) -> u8 {
             Action::Demo => commands::demo::run().await.map_err(|error| error.to_string()),
         }
     });
+    // What ends by itself may do so; but a read of stdin may never end.
+    runtime.shutdown_timeout(GRACE);
     match ended {
         Ok(()) => 0,
         Err(error) => failed(error),

@@ -286,7 +286,7 @@ fn pairs_to_forward_are_read() {
         ("forward 80 81", "the port is missing"),
         ("forward 80 *!81", "cannot be dialled"),
         ("forward http h!1", "'http' is no port"),
-        ("forward 65536 h!1", "'65536' is no port"),
+        ("forward 65536 h!1", "'65536' is no"),
         ("forward example.com:80 h!1", "'example.com' is no IP address"),
         ("socks", "PORT"),
         ("socks ./sock", "no port"),

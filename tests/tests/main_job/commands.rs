@@ -8,10 +8,11 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use sshnet_tests::ninep::PATIENCE;
 use sshnet_tests::sshd::free_port;
-use sshnet_tests::world::{Kind, Service, World, command, private_directory, run, signal};
+use sshnet_tests::world::{Kind, Service, World, command, private_directory, run, signal, until};
 
 on_each_pipe!(
     dial_is_stdin_and_stdout_with_a_half_close,
+    dial_ends_with_the_far_side_though_stdin_is_open,
     dial_takes_every_spelling_of_an_address,
     a_dial_that_is_refused_says_why_and_exits_with_1,
     listen_runs_a_command_for_each_call,
@@ -44,6 +45,33 @@ fn dial_is_stdin_and_stdout_with_a_half_close(kind: Kind) {
     let output = run(&mut world.command(&["dial", "-s", "s", &echo.address()]), &input);
     assert_eq!(output.status.code(), Some(0));
     assert!(output.stdout == input, "{} bytes came back", output.stdout.len());
+}
+
+fn dial_ends_with_the_far_side_though_stdin_is_open(kind: Kind) {
+    let world = World::new(kind);
+    let service = Service::new(|mut stream| {
+        let mut request = [0; 8];
+        stream.read_exact(&mut request).expect("the caller is there");
+        stream.write_all(b"answer").expect("the caller still reads");
+    });
+    let mut dial = world
+        .command(&["dial", &service.address()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut stdin = dial.stdin.take().expect("it is piped");
+    stdin.write_all(b"question").expect("it is read");
+    let mut status = None;
+    until("dial has ended", || {
+        status = dial.try_wait().expect("it is our child");
+        status.is_some()
+    });
+    let mut answer = String::new();
+    let mut stdout = dial.stdout.take().expect("it is piped");
+    stdout.read_to_string(&mut answer).expect("it has ended");
+    assert_eq!((status.and_then(|status| status.code()), &*answer), (Some(0), "answer"));
+    drop(stdin);
 }
 
 fn dial_takes_every_spelling_of_an_address(kind: Kind) {
@@ -121,9 +149,7 @@ fn listen_runs_a_command_for_each_call(kind: Kind) {
     signal(listen.id(), "TERM");
     let status = listen.wait().expect("it is our child");
     assert_eq!(status.code(), Some(0), "{status}");
-    sshnet_tests::world::until("the port is free again", || {
-        std::net::TcpListener::bind(("127.0.0.1", port)).is_ok()
-    });
+    until("the port is free again", || std::net::TcpListener::bind(("127.0.0.1", port)).is_ok());
 }
 
 /// The newcomer's first minute: nothing but the binary.

