@@ -407,3 +407,24 @@ fn a_unix_client_dials_a_path() {
         s.release(other);
     }
 }
+
+/// Words of any length come back within the 120 bytes of an error, cut between
+/// characters and not within what stands for one.
+#[test]
+fn the_far_sides_words_are_cut_between_characters() {
+    let mut s = Bench::new();
+    let id = s.client();
+    for (words, shown) in [
+        ([&[b'x'; 120][..], b""].concat(), "x".repeat(120)),
+        ([&[b'x'; 121][..], b""].concat(), "x".repeat(120)),
+        ([&[b'x'; 116][..], b"\xff"].concat(), "x".repeat(116) + "\\xff"),
+        ([&[b'x'; 117][..], b"\xff"].concat(), "x".repeat(117)),
+        ([&[b'x'; 116][..], b"\n"].concat(), "x".repeat(116) + "\\x0a"),
+        ([&[b'x'; 117][..], b"\ny"].concat(), "x".repeat(117)),
+        ([&[b'x'; 119][..], "\u{e9}".as_bytes()].concat(), "x".repeat(119)),
+    ] {
+        let ours = s.connect(1, id);
+        let effects = s.hear(failure(ours, reason::CONNECT_FAILED, &words));
+        exactly(&effects, [failed(1, ErrorCode::ConnectionRefused, &shown)]);
+    }
+}

@@ -2,7 +2,7 @@
 //! the pipe and the clock are where those are.)
 
 use sshnet_core::message::Message;
-use sshnet_core::{ClientState, ErrorCode, Limits};
+use sshnet_core::{ClientState, ErrorCode, Limits, Protocol};
 use sshnet_tests::bench::{Bench, PACKET, limits};
 use sshnet_tests::peer::{count, data, done, error, exactly, failed, sent, warn};
 
@@ -166,6 +166,22 @@ fn a_name_beyond_the_limit_is_refused_everywhere() {
         assert_eq!(s.translate(&format!("tcp!{name}!7")).is_ok(), fits, "{length}");
         for verb in ["connect", "announce"] {
             let effects = s.control(1, id, format!("{verb} {name}!7"));
+            assert_eq!(sent(&effects).len(), usize::from(fits), "{verb} {length}");
+            s.flush(1);
+            s.hear(Message::RequestFailure);
+        }
+    }
+}
+
+/// A path, at the limit and past it.
+#[test]
+fn a_path_beyond_the_limit_is_refused() {
+    let mut s = Bench::new();
+    let id = s.client_of(Protocol::Unix);
+    for (length, fits) in [(64, true), (65, false)] {
+        let path = format!("/{}", "x".repeat(length - 1));
+        for verb in ["connect", "announce"] {
+            let effects = s.control(1, id, format!("{verb} {path}"));
             assert_eq!(sent(&effects).len(), usize::from(fits), "{verb} {length}");
             s.flush(1);
             s.hear(Message::RequestFailure);
