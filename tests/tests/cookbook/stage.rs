@@ -239,12 +239,25 @@ impl Stage {
         Running { what: what.to_owned(), process, said }
     }
 
+    /// What every sshnet-host said.
+    fn said() -> String {
+        let blocks = fs::read_dir(KEPT).into_iter().flatten().flatten();
+        let said = blocks.filter_map(|entry| fs::read_to_string(entry.path()).ok());
+        said.filter(|said| said.contains("sshnet-host:")).collect()
+    }
+
     /// Nothing of ours is left, after what ran has ended.
     pub(crate) fn is_as_it_was(&self) {
         let table = format!("/proc/{}/mounts", self.near.id());
-        until("no mount is left", || {
-            !fs::read_to_string(&table).expect("the near side is there").contains("fuse.sshnet")
-        });
+        let mounted = || {
+            let table = fs::read_to_string(&table).expect("the near side is there");
+            table.lines().find(|line| line.contains("fuse.sshnet")).map(str::to_owned)
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while let Some(mount) = mounted() {
+            assert!(Instant::now() < deadline, "{mount} is left\n{}", Self::said());
+            sleep(Duration::from_millis(10));
+        }
         let text = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
         until("no process is left", || {
             !fs::read_dir("/proc").expect("Linux").flatten().any(|entry| {
