@@ -41,3 +41,9 @@ sim RUNS="10000":
 # cargo-fuzz and a nightly toolchain.
 fuzz TARGET SECONDS="600":
     cd core && cargo +nightly fuzz run {{ TARGET }} -- -max_total_time={{ SECONDS }} -max_len=1200
+
+# Measure sshnet-host beside ssh, in less than ten minutes; see --help and --list.
+bench *ARGS:
+    scripts/setup test
+    cargo build --quiet --release --locked --package sshnet-host --package sshnet-bench
+    "${CARGO_TARGET_DIR:-target}/release/sshnet-bench" {{ ARGS }}
