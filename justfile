@@ -54,3 +54,9 @@ fuzz TARGET SECONDS="600":
 mutants *ARGS:
     CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=0 \
         cargo mutants --package sshnet-core --baseline skip --timeout 10 {{ ARGS }}
+
+# Measure sshnet-host beside ssh, in less than ten minutes; see --help and --list.
+bench *ARGS:
+    scripts/setup test
+    cargo build --quiet --release --locked --package sshnet-host --package sshnet-bench
+    "${CARGO_TARGET_DIR:-target}/release/sshnet-bench" {{ ARGS }}

@@ -1,0 +1,279 @@
+//! A bare 9P client: frames in and out of a socket on one thread, with many
+//! requests under way, and no copy of what is read.
+//!
+//! What it measures is the server, so it does as little as a client can.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{IoSlice, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use sshnet_tests::ninep::{Body, frame};
+
+use crate::service::piece;
+
+const TVERSION: u8 = 100;
+const TATTACH: u8 = 104;
+const RERROR: u8 = 107;
+const TWALK: u8 = 110;
+const TOPEN: u8 = 112;
+const TREAD: u8 = 116;
+const TWRITE: u8 = 118;
+const TCLUNK: u8 = 120;
+const NOTAG: u16 = !0;
+const NOFID: u32 = !0;
+const ORDWR: u8 = 2;
+const ROOT: u32 = 0;
+
+/// Bytes in one read or write.
+const IO: u32 = 128 << 10;
+/// Bytes of a message.
+const MSIZE: u32 = IO + 24;
+/// Reads, or writes, under way at a time.
+const UNDER_WAY: u16 = 16;
+const BUFFER: usize = 512 << 10;
+/// How long any answer may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A connection.
+pub(crate) struct Nine {
+    stream: UnixStream,
+    fids: u32,
+}
+
+/// A conversation: the fids of its `ctl` and `data`.
+#[derive(Clone, Debug)]
+pub(crate) struct Conversation {
+    pub(crate) number: String,
+    ctl: u32,
+    pub(crate) data: u32,
+}
+
+/// What follows the tag of an answer.
+type Answer = Vec<u8>;
+
+impl Nine {
+    /// Connects and attaches, by 9P2000.
+    pub(crate) fn connect(socket: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(socket).context("sshnet-host's socket")?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut nine = Self { stream, fids: ROOT };
+        nine.stream.write_all(&frame(TVERSION, NOTAG, Body::new().u32(MSIZE).string("9P2000")))?;
+        nine.answer()?;
+        let attach = Body::new().u32(ROOT).u32(NOFID).string("bench").string("");
+        nine.all(vec![(TATTACH, attach)])?;
+        Ok(nine)
+    }
+
+    /// The socket, to be shut down from elsewhere.
+    pub(crate) fn socket(&self) -> Result<UnixStream> {
+        Ok(self.stream.try_clone()?)
+    }
+
+    fn answer(&mut self) -> Result<(u16, Answer)> {
+        let mut head = [0; 7];
+        self.stream.read_exact(&mut head).context("sshnet-host's answer")?;
+        let size = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
+        let mut body = vec![0; (size as usize).saturating_sub(head.len()).min(MSIZE as usize)];
+        self.stream.read_exact(&mut body)?;
+        if head[4] == RERROR {
+            bail!("sshnet-host answers: {}", String::from_utf8_lossy(&body));
+        }
+        Ok((u16::from_le_bytes([head[5], head[6]]), body))
+    }
+
+    /// Makes all these requests at once; answers in their order.
+    fn all(&mut self, requests: Vec<(u8, Body)>) -> Result<Vec<Answer>> {
+        let count = requests.len();
+        let frames: Vec<Vec<u8>> = requests
+            .into_iter()
+            .zip(0..)
+            .map(|((kind, body), tag)| frame(kind, tag, body))
+            .collect();
+        self.stream.write_all(&frames.concat())?;
+        let mut answers: HashMap<u16, Answer> = HashMap::new();
+        for _ in 0..count {
+            let (tag, answer) = self.answer()?;
+            answers.insert(tag, answer);
+        }
+        let take = |tag| answers.remove(&tag).context("an answer to no request");
+        (0..count as u16).map(take).collect()
+    }
+
+    fn fid(&mut self) -> u32 {
+        self.fids += 1;
+        self.fids
+    }
+
+    /// Opens these files at once; answers with their fids.
+    fn open(&mut self, paths: &[String]) -> Result<Vec<u32>> {
+        let fids: Vec<u32> = paths.iter().map(|_| self.fid()).collect();
+        let mut requests = Vec::new();
+        for (path, fid) in paths.iter().zip(&fids) {
+            let names: Vec<&str> = path.split('/').collect();
+            let walk = Body::new().u32(ROOT).u32(*fid).u16(names.len() as u16);
+            let walk = names.iter().fold(walk, |body, name| body.string(name));
+            requests.push((TWALK, walk));
+            requests.push((TOPEN, Body::new().u32(*fid).u8(ORDWR)));
+        }
+        self.all(requests)?;
+        Ok(fids)
+    }
+
+    /// Opens so many conversations at once with a port there.
+    pub(crate) fn dial(&mut self, port: u16, count: usize) -> Result<Vec<Conversation>> {
+        let ctls = self.open(&vec!["tcp/clone".to_owned(); count])?;
+        let numbers = self.read(&ctls, 64)?;
+        let connect = format!("connect 127.0.0.1!{port}");
+        self.write(&ctls, connect.as_bytes())?;
+        let numbers: Vec<String> =
+            numbers.iter().map(|text| String::from_utf8_lossy(text).trim().to_owned()).collect();
+        let paths: Vec<String> =
+            numbers.iter().map(|number| format!("tcp/{number}/data")).collect();
+        let data = self.open(&paths)?;
+        let each = numbers.into_iter().zip(ctls).zip(data);
+        Ok(each.map(|((number, ctl), data)| Conversation { number, ctl, data }).collect())
+    }
+
+    /// Opens another connection's conversation.
+    pub(crate) fn join(&mut self, other: &Conversation) -> Result<u32> {
+        let fids = self.open(&[format!("tcp/{}/data", other.number)])?;
+        fids.first().copied().context("one file")
+    }
+
+    /// Closes conversations.
+    pub(crate) fn hang_up(&mut self, conversations: &[Conversation]) -> Result<()> {
+        let fids = conversations.iter().flat_map(|c| [c.data, c.ctl]);
+        self.all(fids.map(|fid| (TCLUNK, Body::new().u32(fid))).collect())?;
+        Ok(())
+    }
+
+    /// Reads of these files, at once.
+    pub(crate) fn read(&mut self, fids: &[u32], count: u32) -> Result<Vec<Vec<u8>>> {
+        let tread = |fid: &u32| (TREAD, Body::new().u32(*fid).u64(0).u32(count));
+        let answers = self.all(fids.iter().map(tread).collect())?;
+        Ok(answers.into_iter().map(|answer| answer.get(4..).unwrap_or_default().to_vec()).collect())
+    }
+
+    /// Writes to these files, at once.
+    pub(crate) fn write(&mut self, fids: &[u32], bytes: &[u8]) -> Result<()> {
+        let twrite = |fid: &u32| (TWRITE, write(*fid, bytes));
+        let answers = self.all(fids.iter().map(twrite).collect())?;
+        let count = (bytes.len() as u32).to_le_bytes();
+        if answers.iter().any(|answer| *answer != count) {
+            bail!("a write was cut short");
+        }
+        Ok(())
+    }
+
+    /// Sends bytes, if there are any, and waits until so many have come.
+    pub(crate) fn exchange(&mut self, fid: u32, bytes: &[u8], mut left: usize) -> Result<()> {
+        let tread = Body::new().u32(fid).u64(0).u32(left as u32);
+        let mut requests = vec![(TREAD, tread)];
+        if !bytes.is_empty() {
+            requests.push((TWRITE, write(fid, bytes)));
+        }
+        let answers = self.all(requests)?;
+        left -= answers.first().map_or(0, |read| read.len().saturating_sub(4)).min(left);
+        while left > 0 {
+            for piece in self.read(&[fid], left as u32)? {
+                if piece.is_empty() {
+                    bail!("the conversation ended");
+                }
+                left -= piece.len().min(left);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads without end. It fails when the socket is shut down.
+    pub(crate) fn download(&mut self, fid: u32) -> Result<()> {
+        let tread = |tag| frame(TREAD, tag, Body::new().u32(fid).u64(0).u32(IO));
+        let treads: Vec<Vec<u8>> = (0..UNDER_WAY).map(tread).collect();
+        self.stream.write_all(&treads.concat())?;
+        let mut buffer = vec![0; BUFFER];
+        let (mut start, mut end) = (0, 0);
+        let mut again = Vec::new();
+        loop {
+            // Past what was read, a frame at a time.
+            while let Some(head) = buffer.get(start..end).and_then(|there| there.first_chunk::<7>())
+            {
+                let size = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+                let tag = u16::from_le_bytes([head[5], head[6]]);
+                if head[4] == RERROR || size <= 11 {
+                    bail!("a read failed, or there was no more");
+                }
+                again.extend_from_slice(treads.get(usize::from(tag)).context("a tag of ours")?);
+                start += size;
+                if start >= end {
+                    break;
+                }
+            }
+            self.stream.write_all(&again)?;
+            again.clear();
+            if start < end {
+                // The start of a header.
+                buffer.copy_within(start..end, 0);
+                (start, end) = (0, end - start);
+            } else {
+                // What is left of a payload comes next.
+                (start, end) = (start - end, 0);
+            }
+            match self.stream.read(buffer.get_mut(end..).unwrap_or_default())? {
+                0 => bail!("the connection ended"),
+                count => end += count,
+            }
+            // A payload that is longer still.
+            if start > end {
+                (start, end) = (start - end, 0);
+            }
+        }
+    }
+
+    /// Writes without end. It fails when the socket is shut down.
+    pub(crate) fn upload(&mut self, fid: u32) -> Result<()> {
+        let data = piece();
+        let data = data.get(..IO as usize).context("a piece holds it")?;
+        let mut free: VecDeque<u16> = (0..UNDER_WAY).collect();
+        let mut buffer = vec![0; BUFFER];
+        let (mut start, mut end) = (0, 0);
+        loop {
+            let heads: Vec<Vec<u8>> = free.drain(..).map(|tag| twrite_head(tag, fid)).collect();
+            let mut slices: Vec<IoSlice<'_>> =
+                heads.iter().flat_map(|head| [IoSlice::new(head), IoSlice::new(data)]).collect();
+            let mut rest = slices.as_mut_slice();
+            while !rest.is_empty() {
+                let count = self.stream.write_vectored(rest)?;
+                IoSlice::advance_slices(&mut rest, count);
+            }
+            match self.stream.read(buffer.get_mut(end..).unwrap_or_default())? {
+                0 => bail!("the connection ended"),
+                count => end += count,
+            }
+            // Answers to writes all have this size.
+            while let Some(answer) = buffer.get(start..end).and_then(|b| b.first_chunk::<11>()) {
+                if answer[..4] != [11, 0, 0, 0] || answer[7..] != IO.to_le_bytes() {
+                    bail!("a write failed");
+                }
+                free.push_back(u16::from_le_bytes([answer[5], answer[6]]));
+                start += answer.len();
+            }
+            buffer.copy_within(start..end, 0);
+            (start, end) = (0, end - start);
+        }
+    }
+}
+
+fn write(fid: u32, bytes: &[u8]) -> Body {
+    Body::new().u32(fid).u64(0).u32(bytes.len() as u32).bytes(bytes)
+}
+
+/// A Twrite of [`IO`] bytes, up to those.
+fn twrite_head(tag: u16, fid: u32) -> Vec<u8> {
+    let mut head = frame(TWRITE, tag, Body::new().u32(fid).u64(0).u32(IO));
+    let size = (head.len() as u32 + IO).to_le_bytes();
+    head.splice(..4, size);
+    head
+}
