@@ -56,7 +56,7 @@ fn a_name_that_is_outstanding_is_not_used_twice() {
     exactly(&s.read(1, line.id, 9), [warning()]);
     exactly(&s.control(1, line.id, "hangup"), [warning()]);
     exactly(&s.listen(1, line.id), [warning()]);
-    exactly(&s.clone_client(1, sshnet_core::Protocol::Tcp), [warning()]);
+    exactly(&s.clone_client(1, Protocol::Tcp), [warning()]);
     assert_eq!(s.statistics().clients, 1);
     exactly(&s.hear(Message::Data { recipient: line.ours, data: b"x" }), [data(1, "x")]);
 }
