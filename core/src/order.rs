@@ -54,11 +54,6 @@ impl Order {
         Some(first)
     }
 
-    pub(crate) fn clear(&mut self) {
-        self.heap.clear();
-        self.places.clear();
-    }
-
     fn place(&self, id: ClientId) -> Option<usize> {
         let place = (*self.places.get(id.number as usize)? as usize).checked_sub(1)?;
         // The number may have been another client's.

@@ -330,7 +330,6 @@ impl Session {
         self.pipe = None;
         self.out.in_pipe = 0;
         self.turn.clear();
-        self.starved.clear();
         self.channels = Channels::new();
         let error = Error::new(ErrorCode::NetworkDown, reason);
         for id in self.clients.ids() {
@@ -340,7 +339,6 @@ impl Session {
                 State::Teardown(_) => {
                     client.enter(State::Closed, self.now);
                 }
-                State::Dialing(dial) if dial.channel.is_none() => {}
                 State::Dialing(_) | State::Announcing(_) => self.give_up(id, error.clone()),
                 State::Listen(listener) => {
                     if !matches!(listener.bound, Bound::Refused(_)) {

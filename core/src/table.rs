@@ -184,11 +184,9 @@ impl Channels {
         self.orphans
     }
 
-    /// Takes the lowest free number.
+    /// Takes the lowest free number, for a channel that a client stands for.
     pub(crate) fn insert(&mut self, channel: Channel) -> Ours {
-        let number = self.channels.insert(|_| channel);
-        self.orphans += u32::from(orphan(channel));
-        Ours(number)
+        Ours(self.channels.insert(|_| channel))
     }
 
     pub(crate) fn get(&self, number: Ours) -> Option<Channel> {

@@ -341,3 +341,47 @@ fn a_unix_client_announces_a_path() {
     );
     exactly(&s.control(3, id, "hangup"), [send(streamlocal(true)), done(3)]);
 }
+
+/// The port that the far side picks may be one that a client has announced: that
+/// cannot be.
+#[test]
+fn a_port_that_is_picked_twice_fails_the_second_announcement() {
+    let mut s = Bench::new();
+    s.announce("*!40000");
+    let id = s.client();
+    s.control(1, id, "announce *!0");
+    let bound = 40_000_u32.to_be_bytes();
+    let effects = s.hear(Message::RequestSuccess { data: &bound });
+    let told = "the far side bound *!40000 twice";
+    assert!(effects.contains(&failed(1, ErrorCode::Other, told)), "{effects:?}");
+    assert_eq!(s.state(id), ClientState::Closed);
+}
+
+/// Unless that client has it no more: on this pipe the far side refused it.
+#[test]
+fn a_port_that_was_refused_to_one_client_may_be_picked_for_another() {
+    let mut s = Bench::new();
+    s.announce("*!40000");
+    s.pipe_down("gone");
+    s.pipe_up();
+    s.hear(Message::RequestFailure);
+    let id = s.client();
+    s.control(1, id, "announce *!0");
+    let bound = 40_000_u32.to_be_bytes();
+    exactly(&s.hear(Message::RequestSuccess { data: &bound }), [done(1)]);
+    assert_eq!(s.state(id), ClientState::Listen);
+}
+
+/// The answer to an announcement that was given up is not one to the next of the
+/// same client.
+#[test]
+fn an_answer_to_what_was_given_up_is_none_to_what_came_next() {
+    let mut s = Bench::new();
+    let id = s.client();
+    s.control(1, id, "announce *!98");
+    s.control(2, id, "hangup");
+    s.control(3, id, "announce *!99");
+    exactly(&s.hear(Message::RequestSuccess { data: b"" }), [send(cancel("", 98))]);
+    assert_eq!(s.ledger.outstanding(), [3]);
+    exactly(&s.hear(Message::RequestSuccess { data: b"" }), [done(3)]);
+}

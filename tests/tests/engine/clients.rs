@@ -153,6 +153,31 @@ fn channels_without_a_client_count_against_the_limit() {
     assert!(s.statistics().channels <= 4);
 }
 
+/// A dial that was given up counts until its channel is closed, and no longer,
+/// however that comes about.
+#[test]
+fn a_dial_that_was_given_up_counts_until_its_channel_is_closed() {
+    let mut s = Bench::with(Limits { clients: 3, ..limits() });
+    let id = s.client();
+    for _ in 0..10 {
+        let ours = s.connect(1, id);
+        s.flush(1);
+        let theirs = s.channel();
+        s.hear(Message::OpenConfirmation {
+            recipient: ours,
+            sender: theirs,
+            window: 9,
+            packet: 9,
+            data: b"",
+        });
+        assert_eq!(s.statistics().channels, 1);
+        s.hear(Message::Close { recipient: ours });
+        assert_eq!(s.statistics().channels, 0);
+    }
+    s.client();
+    s.client();
+}
+
 /// One table and one numbering for both protocols; each knows its own.
 #[test]
 fn both_protocols_share_the_numbers() {

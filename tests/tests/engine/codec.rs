@@ -143,7 +143,10 @@ fn golden() -> Vec<(Message<'static>, Vec<u8>)> {
 #[test]
 fn every_message_has_its_golden_bytes() {
     for (message, bytes) in golden() {
-        assert_eq!(message.encode(), bytes, "{message:?}");
+        let encoded = message.encode();
+        assert_eq!(encoded, bytes, "{message:?}");
+        // A component hands it out as it is, or has to copy it first.
+        assert_eq!(encoded.capacity(), encoded.len(), "{message:?}");
         assert_eq!(Message::decode(&bytes), Ok(message));
     }
 }

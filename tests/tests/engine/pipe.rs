@@ -109,6 +109,7 @@ fn an_announcement_that_is_refused_again_fails_those_who_listen() {
     assert_eq!(s.info(id).last_error.as_deref(), Some(told));
     assert_eq!(s.state(id), ClientState::Listen);
     s.pipe_down("gone");
+    exactly(&s.listen(3, id), [failed(3, ErrorCode::AddressInUse, told)]);
     exactly(&s.pipe_up(), [send(forward("", 99))]);
     s.hear(Message::RequestSuccess { data: b"" });
     exactly(&s.listen(4, id), []);

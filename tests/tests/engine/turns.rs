@@ -2,7 +2,7 @@
 
 use sshnet_core::message::Message;
 use sshnet_core::{ClientState, Effect, ErrorCode, Limits};
-use sshnet_tests::bench::{Bench, PACKET, limits};
+use sshnet_tests::bench::{Bench, Line, PACKET, WINDOW, limits};
 use sshnet_tests::peer::{count, data_sent, done, error, exactly, fail, send, sent, show};
 
 /// The channels of the data messages, in order.
@@ -32,8 +32,8 @@ fn data_is_made_only_while_the_pipe_has_room() {
     assert_eq!(order(&effects).len(), 3);
     assert_eq!(s.statistics().in_pipe, 3 * 1_009);
     assert_eq!(s.info(line.id).unsent, 7_000);
-    exactly(&s.took(26), []);
-    let effects = s.took(2);
+    exactly(&s.took(27), []);
+    let effects = s.took(1);
     assert_eq!(order(&effects).len(), 1, "one byte of room is room");
     let mut got = 4_000;
     for _ in 0..6 {
@@ -45,6 +45,21 @@ fn data_is_made_only_while_the_pipe_has_room() {
         }
     }
     assert_eq!(got, 10_000);
+}
+
+/// A peer that takes packets of one byte makes no event endless: 1,024 messages
+/// are made, and more when the pipe has taken those. One that may send nothing
+/// and has its turn does not count.
+#[test]
+fn an_event_makes_no_more_than_1024_data_messages() {
+    let mut s = Bench::new();
+    let (a, b) = (s.dial_with(WINDOW, 1), s.dial_with(0, PACKET));
+    s.took_all();
+    assert_eq!(order(&s.write(1, a.id, vec![1; 4_000])).len(), 1_024);
+    assert_eq!(order(&s.write(2, b.id, b"x")).len(), 1_024);
+    assert_eq!(order(&s.took_all()).len(), 1_024);
+    assert_eq!(order(&s.took_all()).len(), 928);
+    assert!(s.took_all().is_empty());
 }
 
 /// Taking more than there is counts as taking all.
@@ -244,6 +259,78 @@ fn uploads_wait_at_the_sessions_limit_and_go_on_when_acknowledged() {
         assert!(rounds < 100, "no progress at {all:?}");
     }
     assert_eq!(s.ledger.outstanding(), []);
+}
+
+/// Bytes that are sent and not acknowledged when two uploads wait at the limit,
+/// and the part of the pool that is free then.
+fn at_the_limit(room: u32) -> (Bench, [Line; 2], [u64; 2], u64) {
+    let limit = 100_000;
+    let mut s = Bench::with(Limits {
+        packet: 1_000,
+        unacknowledged: limit,
+        queued: 10 << 20,
+        room,
+        ..limits()
+    });
+    let lines = [s.dial_with(8 << 20, PACKET), s.dial_with(8 << 20, PACKET)];
+    let mut held = [0, 0];
+    for (i, line) in lines.into_iter().enumerate() {
+        let mut effects = s.write(1 + i as u64, line.id, vec![1; 300_000]);
+        while !effects.is_empty() {
+            held[i] += data_sent(&effects, line.theirs).len() as u64;
+            effects = s.took_all();
+        }
+    }
+    // Each of the eight clients is sure of a packet; the rest is shared.
+    let free = limit - 8 * 1_000 - held.iter().map(|held| held - 1_000).sum::<u64>();
+    assert!(held[1] < held[0] && free < held[1], "{held:?} {free}");
+    (s, lines, held, free)
+}
+
+/// Of those who wait at the limit, the one who needs least goes on, whoever's
+/// bytes are acknowledged, and as soon as there is enough.
+#[test]
+fn who_needs_least_goes_on_when_anothers_bytes_are_acknowledged() {
+    let (mut s, [a, b], held, free) = at_the_limit(10 << 20);
+    // To send another packet it needs as much again as it holds.
+    let needs = u32::try_from(held[1] - free).expect("it is small");
+    let adjust = |bytes| Message::WindowAdjust { recipient: a.ours, bytes };
+    exactly(&s.hear(adjust(needs - 1)), []);
+    assert_eq!(order(&s.hear(adjust(1))), [b.theirs]);
+}
+
+/// And it takes its turn behind those who have one, not after all of them are
+/// done.
+#[test]
+fn who_goes_on_takes_turns_with_those_who_send() {
+    let (mut s, [a, b], held, free) = at_the_limit(3_000);
+    let third = s.dial_with(8 << 20, PACKET);
+    s.took_all();
+    let effects = s.write(3, third.id, vec![3; 300_000]);
+    assert_eq!(data_sent(&effects, third.theirs).len(), 3_000, "as much as there is room for");
+    let bytes = u32::try_from(held[1] - free).expect("it is small") + 4_000;
+    exactly(&s.hear(Message::WindowAdjust { recipient: a.ours, bytes }), []);
+    let mut order = order(&s.took_all());
+    order.sort_unstable();
+    assert_eq!(order, [b.theirs, third.theirs, third.theirs]);
+}
+
+/// An answer says that what was sent before the question has arrived; what was
+/// acknowledged in the meantime is not counted twice.
+#[test]
+fn an_answer_acknowledges_what_no_window_did() {
+    let (mut s, [a, _], held, _) = at_the_limit(10 << 20);
+    assert_eq!(s.statistics().unacknowledged, held[0] + held[1]);
+    let half = u32::try_from(held[0] / 2).expect("it is small");
+    let mut effects = s.hear(Message::WindowAdjust { recipient: a.ours, bytes: half });
+    effects.extend(s.took_all());
+    let more: usize = order(&effects).iter().map(|_| 1_000).sum();
+    let before = s.statistics().unacknowledged;
+    assert_eq!(before, held[0] + held[1] - u64::from(half) + more as u64);
+    let effects = s.hear(Message::Failure { recipient: a.ours });
+    let sent = 1_000 * order(&effects).len() as u64;
+    let arrived = before + sent - s.statistics().unacknowledged;
+    assert_eq!(arrived, held[0] - u64::from(half));
 }
 
 /// RFC 4254 section 5.2 (duty 8): a peer with a huge window need not raise it for

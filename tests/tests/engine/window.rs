@@ -302,3 +302,16 @@ fn unread_bytes_of_ended_conversations_count_against_the_budget() {
     s.release(line.id);
     assert_eq!(s.statistics().windows, 0);
 }
+
+/// Of a window too small for an eighth of it to be worth a message, half is.
+#[test]
+fn half_of_a_small_window_is_worth_a_message() {
+    let mut s = Bench::with(Limits { window: 32_768, window_max: 32_768, ..limits() });
+    let line = s.dial();
+    let window = s.info(line.id).receive_window;
+    assert_eq!(window, 32_768);
+    s.hear(Message::Data { recipient: line.ours, data: &[1; 16_383] });
+    assert_eq!(s.drain(line).1, 0);
+    s.hear(Message::Data { recipient: line.ours, data: b"x" });
+    assert_eq!(s.drain(line).1, 16_384);
+}
