@@ -176,6 +176,16 @@ fn a_dial_that_was_given_up_counts_until_its_channel_is_closed() {
     }
     s.client();
     s.client();
+    // Client and channels together come to the limit, and not past it.
+    s.release(ClientId { number: 1, incarnation: 0 });
+    s.release(ClientId { number: 2, incarnation: 0 });
+    for _ in 0..3 {
+        s.connect(1, id);
+        s.flush(1);
+    }
+    let told = "too many channels are still being closed";
+    let effects = s.control(1, id, "connect h!7");
+    exactly(&effects, [failed(1, ErrorCode::ResourceExhausted, told)]);
 }
 
 /// One table and one numbering for both protocols; each knows its own.

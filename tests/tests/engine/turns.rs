@@ -1,6 +1,6 @@
 //! Who may send when: the pipe's room, and turns (RFC 4254 leaves both open).
 
-use sshnet_core::message::Message;
+use sshnet_core::message::{Global, Message};
 use sshnet_core::{ClientState, Effect, ErrorCode, Limits};
 use sshnet_tests::bench::{Bench, Line, PACKET, WINDOW, limits};
 use sshnet_tests::peer::{count, data_sent, done, error, exactly, fail, send, sent, show};
@@ -212,6 +212,33 @@ fn dials_into_a_stuck_pipe_are_refused_before_the_session_fails() {
     assert!(refused > 100, "{refused}");
     assert!(s.statistics().pipe_up);
     assert!(s.statistics().in_pipe <= 1_000 + 4_096);
+}
+
+/// To the byte: half of what answers may come to is left to the peer, and past
+/// all of it the session fails.
+#[test]
+fn a_stuck_pipe_has_its_limits_to_the_byte() {
+    let narrow = || Bench::with(Limits { packet: 1_000, room: 1_000, control: 4_096, ..limits() });
+    // Its answer has one byte.
+    let ask = |s: &mut Bench| {
+        let request = Global::Other { name: b"x", data: b"" };
+        s.hear(Message::GlobalRequest { want_reply: true, request })
+    };
+    for (bytes, dialed) in [(1_000 + 2_048, true), (1_000 + 2_049, false)] {
+        let mut s = narrow();
+        let id = s.client();
+        for _ in 0..bytes {
+            ask(&mut s);
+        }
+        let effects = s.control(1, id, "connect h!7");
+        assert_eq!(sent(&effects).len(), usize::from(dialed), "{bytes}");
+    }
+    let mut s = narrow();
+    for _ in 0..1_000 + 1_000 + 4_096 {
+        exactly(&ask(&mut s), [send(Message::RequestFailure)]);
+    }
+    let told = "the far side asks for answers and does not read them";
+    exactly(&ask(&mut s), [send(Message::RequestFailure), fail(told)]);
 }
 
 /// What is sent and not acknowledged has a limit for the session; who waits at it
