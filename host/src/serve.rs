@@ -115,13 +115,17 @@ pub async fn run(options: args::Serve, ready: Option<OwnedFd>) -> Result<(), Ser
         None => None,
     };
     let prefix = prefix(options.prefix, mountpoint.as_ref())?;
-    let engine = engine(options.core.as_deref(), &prefix)?;
+    // The component is compiled while ssh logs in.
+    let engine = tokio::task::spawn_blocking(move || engine(options.core.as_deref(), &prefix));
+    let engine = async {
+        engine.await.map_err(|e| ServeError::System("the compiler ended", io::Error::other(e)))?
+    };
     let started = tokio::select! {
         biased;
         () = signals.next() => Err(ServeError::Stopped),
-        started = start(options.pipe) => started,
+        started = async { tokio::try_join!(engine, start(options.pipe)) } => started,
     };
-    let started = match started {
+    let (engine, started) = match started {
         Err(ServeError::Stopped) => {
             sleep(TERMINAL).await;
             return Err(ServeError::Stopped);
