@@ -79,7 +79,6 @@ pub(crate) struct Dial {
 #[derive(Debug)]
 pub(crate) struct Announcing {
     pub(crate) control: Control,
-    pub(crate) address: Announced,
     /// Which request of ours the answer is to.
     pub(crate) serial: u64,
 }

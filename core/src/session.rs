@@ -406,10 +406,7 @@ impl Session {
                 self.out.statistics.dials_failed += 1;
                 dial.control
             }
-            State::Announcing(announcing) => {
-                self.listeners.remove(&announcing.address, id);
-                announcing.control
-            }
+            State::Announcing(announcing) => announcing.control,
             _ => return,
         };
         self.deadlines.remove(id);

@@ -214,11 +214,8 @@ impl Session {
         let Ok(client) = self.clients.get_mut(id) else { return Ok(()) };
         client.local = alloc::format!("{address}");
         self.out.requests.insert(control.request, id);
-        if !any {
-            self.listeners.insert(address.clone(), id);
-        }
         self.serial += 1;
-        let announcing = Announcing { control, address: address.clone(), serial: self.serial };
+        let announcing = Announcing { control, serial: self.serial };
         client.enter(State::Announcing(announcing), self.now);
         self.ask_to_bind(id, address);
         Ok(())

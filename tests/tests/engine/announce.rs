@@ -385,3 +385,16 @@ fn an_answer_to_what_was_given_up_is_none_to_what_came_next() {
     assert_eq!(s.ledger.outstanding(), [3]);
     exactly(&s.hear(Message::RequestSuccess { data: b"" }), [done(3)]);
 }
+
+/// Who is busy is told that, also where the address is taken.
+#[test]
+fn a_client_in_use_is_told_so_whatever_it_announces() {
+    let mut s = Bench::new();
+    let listening = s.announce("*!98");
+    let dialing = s.client();
+    s.connect(1, dialing);
+    for id in [listening, dialing] {
+        let effects = s.control(2, id, "announce *!98");
+        exactly(&effects, [failed(2, ErrorCode::IsConnected, "the client is in use")]);
+    }
+}
