@@ -51,9 +51,9 @@ EXAMPLES
   sshnet-host glenda@example.com        serve example.com's TCP stack
   sshnet-host -m ~/net example.com      and mount it on ~/net
   sshnet-host -s work -p 2222 gateway   call the service 'work'; ssh port 2222
-  sshnet-host dial 10.0.0.7!80          from there to port 80 of 10.0.0.7
+  sshnet-host dial '10.0.0.7!80'        from there to port 80 of 10.0.0.7
   sshnet-host listen '*!8080' cat       take calls there, and echo
-  sshnet-host forward 8080 intranet!80  make it port 8080 of this machine
+  sshnet-host forward 8080 intranet:80  make it port 8080 of this machine
   sshnet-host socks 1080                be a SOCKS5 proxy, for browsers
 
 EXIT STATUS
@@ -66,7 +66,7 @@ It ends when the far side ends the connection. When stdin ends, that \
 direction is closed and the other goes on.
 
 EXAMPLES
-  printf 'GET / HTTP/1.0\\r\\n\\r\\n' | sshnet-host dial intranet!80
+  printf 'GET / HTTP/1.0\\r\\n\\r\\n' | sshnet-host dial 'intranet!80'
   ssh -o ProxyCommand='sshnet-host dial %h!%p' inner";
 
 const FORWARD_AFTER: &str = "\
@@ -81,8 +81,8 @@ connection is then reset. It ends when the service ends. 1024 connections are \
 served at a time; more wait.
 
 EXAMPLES
-  sshnet-host forward 5432 db.internal!5432
-  sshnet-host forward 8080 intranet!80 '*:2222' git!22
+  sshnet-host forward 5432 'db.internal!5432'
+  sshnet-host forward 8080 'intranet!80' '*:2222' 'git!22'
   sshnet-host forward ./docker.sock /run/docker.sock";
 
 const SOCKS_AFTER: &str = "\
@@ -108,7 +108,7 @@ SSHNET_LOCAL and SSHNET_REMOTE. A call ends when its COMMAND has ended and \
 its output is sent.
 
 EXAMPLES
-  sshnet-host listen 127.0.0.1!7 cat
+  sshnet-host listen '127.0.0.1!7' cat
   sshnet-host listen '*!8080' sh -c 'echo you are $SSHNET_REMOTE'";
 
 const WRITE_AFTER: &str = "\
@@ -245,7 +245,7 @@ enum Subcommands {
         using: Using,
         /// Where programs connect, and where each of their connections is dialled
         /// to, as for dial. One or more such pairs.
-        #[arg(required = true, num_args = 2.., value_name = "[LADDR:]LPORT|PATH HOST!PORT")]
+        #[arg(required = true, num_args = 2.., value_names = ["[LADDR:]LPORT|PATH", "HOST!PORT"])]
         pairs: Vec<String>,
     },
     /// Be a SOCKS5 proxy on a port of this machine that dials from the far host.
