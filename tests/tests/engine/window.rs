@@ -315,3 +315,18 @@ fn half_of_a_small_window_is_worth_a_message() {
     s.hear(Message::Data { recipient: line.ours, data: b"x" });
     assert_eq!(s.drain(line).1, 16_384);
 }
+
+/// Of a large window an eighth is worth a message, and less is not.
+#[test]
+fn an_eighth_of_a_large_window_is_worth_a_message() {
+    let window = 1 << 20;
+    let mut s = Bench::with(Limits { windows: 1 << 30, window, window_max: window, ..limits() });
+    let line = s.dial();
+    assert_eq!(s.info(line.id).receive_window, window);
+    for _ in 0..3 {
+        s.hear(Message::Data { recipient: line.ours, data: &[1; 32_768] });
+        assert_eq!(s.drain(line).1, 0);
+    }
+    s.hear(Message::Data { recipient: line.ours, data: &[1; 32_768] });
+    assert_eq!(s.drain(line).1, 4 * 32_768);
+}
