@@ -31,6 +31,29 @@ const TIMES: u32 = 200;
 const LARGE: usize = 32_768;
 const SMALL: usize = 64;
 
+/// Limits under which nothing is refused to so many and those who are measured.
+fn among(crowd: u32) -> Limits {
+    Limits {
+        clients: crowd + TIMES + 2,
+        calls: 1_024,
+        backlog: 128,
+        requests: crowd + 2 * TIMES,
+        line: 1_024,
+        name: 255,
+        queued: 1 << 30,
+        unacknowledged: 1 << 40,
+        windows: 1 << 40,
+        window: 1 << 20,
+        window_max: 1 << 20,
+        packet: 32_768,
+        room: 1 << 30,
+        control: 1 << 20,
+        dial_time: 60_000_000_000,
+        dial_wait: 10_000_000_000,
+        keepalive: 0,
+    }
+}
+
 /// An engine, and the fuel that its calls burnt.
 struct Meter {
     engine: Engine,
@@ -50,25 +73,7 @@ impl Meter {
     /// A session with so many conversations, each with a read that waits, and
     /// one listener.
     fn among(core: &Core, crowd: u32) -> (Self, ClientId) {
-        let limits = Limits {
-            clients: crowd + TIMES + 2,
-            calls: 1_024,
-            backlog: 128,
-            requests: crowd + 2 * TIMES,
-            line: 1_024,
-            name: 255,
-            queued: 1 << 30,
-            unacknowledged: 1 << 40,
-            windows: 1 << 40,
-            window: 1 << 20,
-            window_max: 1 << 20,
-            packet: 32_768,
-            room: 1 << 30,
-            control: 1 << 20,
-            dial_time: 60_000_000_000,
-            dial_wait: 10_000_000_000,
-            keepalive: 0,
-        };
+        let limits = among(crowd);
         let sandbox = Sandbox::for_limits(&limits);
         let config = Config { prefix: "/net".into(), services: Vec::new(), limits };
         let engine = core.session(&config, sandbox).expect("a session");
@@ -290,4 +295,25 @@ fn with_10_000_clients_no_operation_burns_more_than_a_fifth_more_fuel_than_with_
         }
     }
     assert!(over.is_empty(), "{over:#?}");
+}
+
+/// In a sandbox of 4 MiB, of which the component has a stack of 1 MiB: more than
+/// some ten bytes for each would trap.
+#[test]
+fn data_that_comes_byte_by_byte_is_held_in_little_more_memory() {
+    const BYTES: usize = 250_000;
+    let core = Core::embedded().expect("the component fits");
+    let limits = Limits { window: 1 << 18, window_max: 1 << 18, ..among(1) };
+    let config = Config { prefix: "/net".into(), services: Vec::new(), limits };
+    let sandbox = Sandbox { memory: 4 << 20, ..Sandbox::for_limits(&limits) };
+    let engine = core.session(&config, sandbox).expect("a session");
+    let mut meter = Meter { engine, burnt: 0, requests: 0, theirs: 0 };
+    meter.call(Engine::pipe_up);
+    let line = meter.dial();
+    for _ in 0..BYTES {
+        meter.data_in(line, b"x");
+    }
+    let info = meter.engine.lookup(line.id.number).expect("no trap").expect("it is there");
+    assert_eq!(info.unread, BYTES as u64);
+    assert!(meter.read(line, LARGE));
 }

@@ -120,8 +120,8 @@ fn messages_that_are_not_rfc_4254s_are_passed_over() {
 }
 
 /// sshnet.c kept 33 KB for each message: 260,096 bytes of window, sent byte by
-/// byte, took 8.6 GB (defect 28). Here a component with the sandbox of its own
-/// limits holds the whole budget in one-byte messages, and more would trap.
+/// byte, took 8.6 GB (defect 28). Here they fit into the sandbox of the component's
+/// own limits. (cost.rs has a tighter one.)
 #[test]
 fn one_byte_messages_hold_no_more_than_a_small_multiple_of_their_bytes() {
     let budget: u32 = 8 << 20;
