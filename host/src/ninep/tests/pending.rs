@@ -191,15 +191,21 @@ async fn no_byte_is_lost_or_doubled_when_reads_are_flushed_as_data_comes() {
     let mut random = Random(1);
     let mut sent = 0_u64;
     let mut heard = 0_u64;
-    for _ in 0..300 {
+    for round in 0..300 {
         let tags: Vec<u16> = (0..8).map(|n| 100 + n).collect();
         for tag in &tags {
             wire.say_as(*tag, &Request::Read { fid: 2, offset: 0, count: 10 }).await;
         }
         waits(&fake, 8).await;
+        let count = random.below(9) as usize;
+        // Some of it always comes before the flushes, however busy the machine is.
+        let early = if round % 2 == 0 { count / 2 } else { 0 };
+        for _ in 0..early {
+            sent += u64::from(fake.try_complete(|| b"x".to_vec()));
+        }
         let data = tokio::task::spawn_blocking({
             let fake = fake.clone();
-            let count = random.below(9) as usize;
+            let count = count - early;
             move || {
                 // While the flushes go on: what is still there gets a number.
                 let mut given = 0;
@@ -232,7 +238,7 @@ async fn no_byte_is_lost_or_doubled_when_reads_are_flushed_as_data_comes() {
         assert_eq!(fake.asked(), []);
     }
     assert_eq!(sent, heard);
-    assert!(sent > 0, "no read met its data");
+    assert!(sent > 100, "{sent} reads met their data");
 }
 
 #[tokio::test]
