@@ -185,14 +185,33 @@ impl<'a> Outgoing<'a> {
     }
 }
 
-/// Copies what comes from the far side, to its end.
-pub async fn receive<W>(data: &File, share: &Share, mut to: W) -> Result<(), CopyError>
+/// The other direction failed: a conversation that is over says so at once, when
+/// it is read. If it says nothing for so long it was not over, and is now.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// Copies what comes from the far side, to its end. Once the other direction has
+/// failed, it does not wait for ever.
+pub async fn receive<W>(
+    data: &File,
+    share: &Share,
+    mut to: W,
+    failed: &watch::Sender<bool>,
+) -> Result<(), CopyError>
 where
     W: AsyncWrite + Unpin,
 {
     let mut incoming = Incoming::new(data, share);
+    let mut failed = failed.subscribe();
     loop {
-        let bytes = incoming.next().await?;
+        let overdue = async {
+            // The sender is ours.
+            let _ = failed.wait_for(|failed| *failed).await;
+            tokio::time::sleep(LAST_WORDS).await;
+        };
+        let bytes = tokio::select! {
+            bytes = incoming.next() => bytes?,
+            () = overdue => return Err(ClientError::Protocol("writing failed").into()),
+        };
         if bytes.is_empty() {
             return Ok(to.shutdown().await?);
         }
@@ -257,18 +276,18 @@ where
     W: AsyncWrite + Unpin,
 {
     let (_patience, idle) = watch::channel(None);
+    let failed = watch::Sender::new(false);
     let outgoing = async {
-        match send(data, share, from, idle).await {
-            Ok(()) => {
-                let _ = conversation.control("closewrite").await;
-                Ok(())
-            }
-            // That the far side takes no more, and why, its own direction shows.
-            Err(CopyError::Far(_)) => Ok(()),
-            Err(error) => Err(error),
-        }
+        let sent = match send(data, share, from, idle).await {
+            Ok(()) => conversation.control("closewrite").await,
+            Err(CopyError::Far(error)) => Err(error),
+            Err(error) => return Err(error),
+        };
+        // If the far side takes no more, its own direction shows why.
+        failed.send_replace(sent.is_err());
+        Ok(())
     };
-    let incoming = receive(data, share, to);
+    let incoming = receive(data, share, to, &failed);
     tokio::pin!(outgoing, incoming);
     tokio::select! {
         sent = &mut outgoing => {
@@ -277,8 +296,17 @@ where
         }
         received = &mut incoming => match received {
             Err(error @ CopyError::Far(_)) => Err(error),
-            // Who reads no more may still have something to say.
-            Ok(()) | Err(CopyError::Near(_)) => outgoing.await,
+            Ok(()) => outgoing.await,
+            // Who reads no more may still have something to say. The far side is
+            // heard on, or it would not listen either.
+            Err(CopyError::Near(_)) => {
+                let nobody = receive(data, share, tokio::io::sink(), &failed);
+                tokio::pin!(nobody);
+                tokio::select! {
+                    sent = &mut outgoing => sent,
+                    _ = &mut nobody => outgoing.await,
+                }
+            }
         }
     }
 }

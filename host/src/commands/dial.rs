@@ -23,11 +23,15 @@ pub async fn run(service: Option<OsString>, target: Target) -> Result<(), Comman
     let share = Shares::default().join();
 
     let (patience, idle) = watch::channel(None);
+    let failed = watch::Sender::new(false);
     let outgoing = async {
         let sent = send(&data, &share, tokio::io::stdin(), idle).await;
         match sent {
-            // That the far side takes no more, and why, its own direction shows.
-            Err(CopyError::Far(_)) => Ok(()),
+            // If the far side takes no more, its own direction shows why.
+            Err(CopyError::Far(_)) => {
+                failed.send_replace(true);
+                Ok(())
+            }
             Err(CopyError::Near(error)) => {
                 Err(CommandError::System("cannot read stdin".to_owned(), error))
             }
@@ -38,7 +42,7 @@ pub async fn run(service: Option<OsString>, target: Target) -> Result<(), Comman
         }
     };
     let incoming = async {
-        let received = receive(&data, &share, tokio::io::stdout()).await;
+        let received = receive(&data, &share, tokio::io::stdout(), &failed).await;
         patience.send_replace(Some(IDLE));
         match received {
             Ok(()) => Ok(true),

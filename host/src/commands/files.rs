@@ -33,7 +33,14 @@ pub async fn cat(service: Option<OsString>, path: String) -> Result<(), CommandE
         return Err(cannot("read", &path, error));
     }
     if is_stream(&path) {
-        return match receive(&file, &Shares::default().join(), tokio::io::stdout()).await {
+        return match receive(
+            &file,
+            &Shares::default().join(),
+            tokio::io::stdout(),
+            &watch::Sender::new(false),
+        )
+        .await
+        {
             Err(CopyError::Near(error)) => unread(error),
             Err(CopyError::Far(error)) => Err(cannot("read", &path, error)),
             Ok(()) => Ok(()),

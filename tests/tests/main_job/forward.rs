@@ -8,10 +8,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
 use std::sync::mpsc::channel;
 use std::thread;
+use std::time::Duration;
 
-use sshnet_tests::ninep::PATIENCE;
+use sshnet_tests::ninep::{Client, Dialect, PATIENCE};
 use sshnet_tests::sshd::{Sshd, free_port};
-use sshnet_tests::world::{Kind, Running, Service, World, private_directory, run};
+use sshnet_tests::world::{Kind, Running, Service, World, private_directory, run, until};
 
 on_each_pipe!(
     a_port_leads_to_a_far_service,
@@ -21,6 +22,7 @@ on_each_pipe!(
     a_failed_dial_resets_the_connection_and_says_why,
     fifty_connections_at_once_keep_their_bytes_apart,
     one_that_does_not_read_stalls_no_other,
+    one_that_goes_without_reading_leaves_nothing,
 );
 
 /// Bytes that tell where they belong.
@@ -165,7 +167,7 @@ fn each_direction_ends_by_itself(kind: Kind) {
     stream.read_to_string(&mut told).expect("a clean end");
     assert_eq!(told, "last words");
     // Longer than a dial waits for its stdin then.
-    thread::sleep(std::time::Duration::from_millis(800));
+    thread::sleep(Duration::from_millis(800));
     stream.write_all(&bytes).expect("the other direction is open");
     stream.shutdown(Shutdown::Write).expect("it is open");
     let (said, clean) = heard.recv_timeout(PATIENCE).expect("it ends there");
@@ -219,7 +221,7 @@ fn one_that_does_not_read_stalls_no_other(kind: Kind) {
         // Until the caller is gone.
         let _ = stream.set_read_timeout(None);
         while stream.peek(&mut [0; 1]).is_ok_and(|count| count > 0) {
-            thread::sleep(std::time::Duration::from_millis(50));
+            thread::sleep(Duration::from_millis(50));
         }
     });
     let echo = Service::echo();
@@ -230,7 +232,7 @@ fn one_that_does_not_read_stalls_no_other(kind: Kind) {
     let unheard: Vec<_> = (0..10)
         .map(|_| {
             let mut stream = connect(forward.port(&deaf.address()));
-            stream.set_write_timeout(Some(std::time::Duration::from_secs(1))).expect("a socket");
+            stream.set_write_timeout(Some(Duration::from_secs(1))).expect("a socket");
             thread::spawn(move || {
                 // As much as anybody takes.
                 while stream.write_all(&[9; 64 << 10]).is_ok() {}
@@ -243,6 +245,24 @@ fn one_that_does_not_read_stalls_no_other(kind: Kind) {
     assert!(there_and_back(connect(forward.port(&echo.address())), &bytes) == bytes);
     drop((unread, unheard));
     forward.stop("TERM");
+}
+
+/// It is gone with much under way in both directions: what it has sent still goes
+/// to the far side, which takes it only while somebody takes its answers.
+fn one_that_goes_without_reading_leaves_nothing(kind: Kind) {
+    let world = World::new(kind);
+    let echo = Service::echo();
+    let directory = private_directory();
+    let path = directory.path().join("sock");
+    let words = ["forward", &path.display().to_string(), &echo.address()];
+    let forward = Running::start(&mut world.command(&words));
+    forward.until_said(&echo.address());
+    let mut stream = UnixStream::connect(&path).expect("it listens");
+    stream.set_write_timeout(Some(Duration::from_secs(1))).expect("a socket");
+    while stream.write(&[7; 65_536]).is_ok() {}
+    drop(stream);
+    let client = Client::connect(&world.socket(), Dialect::Plan9);
+    until("no conversation is left", || client.names("tcp") == ["clone"]);
 }
 
 #[test]
