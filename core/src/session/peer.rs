@@ -122,18 +122,9 @@ impl Session {
             Ok(State::Announcing(announcing)) if announcing.serial == serial => {
                 self.announced(owner, bound);
             }
-            Ok(State::Listen(listener)) if matches!(listener.bound, Bound::Asked(asked) if asked == serial) => {
-                match bound {
-                    Ok(_) => listener.bound = Bound::Yes,
-                    Err(error) => {
-                        let listens = core::mem::take(&mut listener.listens);
-                        listener.bound = Bound::Refused(error.clone());
-                        if let Ok(client) = self.clients.get_mut(owner) {
-                            client.last_error = Some(error.message.clone());
-                        }
-                        self.end_requests(listens, &error);
-                    }
-                }
+            Ok(State::Listen(listener)) if matches!(listener.bound, Bound::Asked(asked) if asked == serial) =>
+            {
+                self.announced_again(owner, bound);
             }
             // Nobody wants it any more.
             _ => {
@@ -174,6 +165,36 @@ impl Session {
         self.run(id, control);
     }
 
+    /// An announcement was answered that was made on an earlier pipe, too.
+    fn announced_again(&mut self, id: ClientId, bound: Result<Announced, Error>) {
+        // Another may have announced the address while it was refused to this one;
+        // both have asked for it now, and the first that gets it has it.
+        let bound = bound.and_then(|address| {
+            let other = self.listeners.get(&address).filter(|other| *other != id);
+            let other = other.and_then(|other| self.clients.get(other).ok());
+            match other.map(|client| &client.state) {
+                Some(State::Listen(listener)) if matches!(listener.bound, Bound::Yes) => {
+                    Err(bound_twice(&address))
+                }
+                _ => Ok(address),
+            }
+        });
+        let Ok(client) = self.clients.get_mut(id) else { return };
+        let State::Listen(listener) = &mut client.state else { return };
+        match bound {
+            Ok(address) => {
+                listener.bound = Bound::Yes;
+                self.listeners.insert(address, id);
+            }
+            Err(error) => {
+                let listens = core::mem::take(&mut listener.listens);
+                listener.bound = Bound::Refused(error.clone());
+                client.last_error = Some(error.message.clone());
+                self.end_requests(listens, &error);
+            }
+        }
+    }
+
     /// An address that was bound, unless it is one that is bound already. (The
     /// port that the far side picked may be one that another client waits for in
     /// vain.)
@@ -181,8 +202,7 @@ impl Session {
         let owner = self.listeners.get(&address).and_then(|id| self.clients.get(id).ok());
         match owner.map(|client| &client.state) {
             Some(State::Listen(listener)) if !matches!(listener.bound, Bound::Refused(_)) => {
-                let text = format!("the far side bound {address} twice");
-                Err(Error::new(ErrorCode::Other, text))
+                Err(bound_twice(&address))
             }
             _ => Ok(address),
         }
@@ -490,6 +510,10 @@ fn dial_error(code: u32, description: &[u8]) -> Error {
         b"open failed" => Error::new(error, format!("{name}: open failed")),
         words => Error::new(error, words),
     }
+}
+
+fn bound_twice(address: &Announced) -> Error {
+    Error::new(ErrorCode::Other, format!("the far side bound {address} twice"))
 }
 
 fn refusal(address: &Announced) -> Error {

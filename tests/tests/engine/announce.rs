@@ -398,3 +398,27 @@ fn a_client_in_use_is_told_so_whatever_it_announces() {
         exactly(&effects, [failed(2, ErrorCode::IsConnected, "the client is in use")]);
     }
 }
+
+/// On the next pipe both ask for it. The first that the far side gives it to takes
+/// the calls.
+#[test]
+fn of_two_who_ask_again_for_one_address_the_first_that_gets_it_has_it() {
+    let mut s = Bench::new();
+    let first = s.announce("*!40000");
+    s.pipe_down("gone");
+    s.pipe_up();
+    s.hear(Message::RequestFailure);
+    let second = s.client();
+    s.control(1, second, "announce *!0");
+    s.hear(Message::RequestSuccess { data: &40_000_u32.to_be_bytes() });
+    s.pipe_down("gone");
+    s.pipe_up();
+    s.listen(2, first);
+    s.listen(3, second);
+    exactly(&s.hear(Message::RequestSuccess { data: b"" }), []);
+    let effects = s.hear(call(70, "", 40_000));
+    assert!(s.ledger.outstanding() == [3], "{effects:?}");
+    let told = "the far side bound *!40000 twice";
+    exactly(&s.hear(Message::RequestSuccess { data: b"" }), [failed(3, ErrorCode::Other, told)]);
+    assert_eq!(s.info(second).last_error.as_deref(), Some(told));
+}
