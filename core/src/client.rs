@@ -130,24 +130,14 @@ pub(crate) struct Conversation {
     /// Bytes in `writes` that are not sent.
     pub(crate) unsent: u64,
     pub(crate) outgoing: Outgoing,
-    pub(crate) place: Place,
+    /// Whether it is in the queue of those that take turns to send.
+    pub(crate) in_turn: bool,
     /// Channel requests of ours that the peer has not answered.
     pub(crate) probes: u32,
     /// How many answers from now is the one that says that data has arrived.
     pub(crate) awaits_arrival: Option<u32>,
     pub(crate) received: u64,
     pub(crate) sent: u64,
-}
-
-/// Where a conversation waits for its turn to send.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Place {
-    /// Nowhere: it has nothing to send, or no window.
-    None,
-    /// In the queue of those that take turns.
-    Turn,
-    /// Among those that wait for a share of what may be on the way.
-    Share,
 }
 
 /// The direction away from here.
@@ -295,7 +285,7 @@ impl Conversation {
             writes: VecDeque::new(),
             unsent: 0,
             outgoing: Outgoing::Open,
-            place: Place::None,
+            in_turn: false,
             probes: 0,
             awaits_arrival: None,
             received: 0,

@@ -1,7 +1,7 @@
 //! Announced clients, by what they announced.
 //!
 //! Announcing is rare and a call looks for its listener by halving, so this is a
-//! list in order and not a tree, which would be a third of a small component.
+//! list in order and not a tree, which would make the component larger.
 
 use alloc::string::String;
 use alloc::vec::Vec;

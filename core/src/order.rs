@@ -2,8 +2,7 @@
 //!
 //! A binary heap that knows where each client is, so that one can be taken out of
 //! the middle: a dial that is answered leaves the deadlines. The standard
-//! library's ordered set does as much, as the largest single part of a component
-//! that is to be small.
+//! library's ordered set does as much, and is several times as large.
 
 use alloc::vec::Vec;
 
@@ -35,7 +34,19 @@ impl Order {
 
     /// Takes a client out, if it is in.
     pub(crate) fn remove(&mut self, id: ClientId) {
-        let Some(place) = self.place(id) else { return };
+        if let Some(place) = self.place(id) {
+            self.take(place, id);
+        }
+    }
+
+    /// Takes out the first.
+    pub(crate) fn pop(&mut self) -> Option<(u64, ClientId)> {
+        let first = self.first()?;
+        self.take(0, first.1);
+        Some(first)
+    }
+
+    fn take(&mut self, place: usize, id: ClientId) {
         let Some(last) = self.heap.pop() else { return };
         if let Some(known) = self.places.get_mut(id.number as usize) {
             *known = 0;
@@ -45,13 +56,6 @@ impl Order {
             self.rise(place);
             self.sink(place);
         }
-    }
-
-    /// Takes out the first.
-    pub(crate) fn pop(&mut self) -> Option<(u64, ClientId)> {
-        let first = self.first()?;
-        self.remove(first.1);
-        Some(first)
     }
 
     fn place(&self, id: ClientId) -> Option<usize> {

@@ -15,7 +15,7 @@
 use alloc::vec::Vec;
 
 use super::Session;
-use crate::client::{Conversation, Outgoing, Place, State};
+use crate::client::{Conversation, Outgoing, State};
 use crate::effect::{ClientId, Reply};
 use crate::message::{self, Message};
 
@@ -43,7 +43,7 @@ impl Session {
     fn send_one(&mut self, id: ClientId) {
         let Ok(client) = self.clients.get_mut(id) else { return };
         let State::Established(c) = &mut client.state else { return };
-        c.place = Place::None;
+        c.in_turn = false;
         if c.writes.is_empty() {
             if let Outgoing::Ending(_) = c.outgoing {
                 let ended = core::mem::replace(&mut c.outgoing, Outgoing::Ended);
@@ -63,7 +63,6 @@ impl Session {
         let count = match c.send.share(count, &self.uploads) {
             Ok(count) => count,
             Err(need) => {
-                c.place = Place::Share;
                 self.starved.insert(need, id);
                 if c.awaits_arrival.is_none() {
                     c.send.ask();
@@ -88,7 +87,7 @@ impl Session {
         out.statistics.bytes_sent += u64::from(count);
         self.queued = self.queued.saturating_sub(u64::from(count));
         if c.wants_turn() {
-            c.place = Place::Turn;
+            c.in_turn = true;
             self.turn.push_back(id);
         }
         self.feed_starved();
@@ -99,10 +98,10 @@ impl Session {
         if let Ok(client) = self.clients.get_mut(id)
             && let State::Established(c) = &mut client.state
             && c.wants_turn()
-            && c.place != Place::Turn
+            && !c.in_turn
         {
             self.starved.remove(id);
-            c.place = Place::Turn;
+            c.in_turn = true;
             self.turn.push_back(id);
         }
     }
@@ -131,7 +130,7 @@ impl Session {
             && let Ok(client) = self.clients.get_mut(id)
             && let State::Established(c) = &mut client.state
         {
-            c.place = Place::Turn;
+            c.in_turn = true;
             self.turn.push_back(id);
         }
     }
