@@ -137,7 +137,10 @@ impl Session {
 
     /// An announcement was answered.
     fn announced(&mut self, id: ClientId, bound: Result<Announced, Error>) {
-        let address = match bound.and_then(|address| self.unclaimed(address)) {
+        // The port that the far side picked may be one that another client waits for
+        // in vain.
+        let waits = |by: &Bound| !matches!(by, Bound::Refused(_));
+        let address = match bound.and_then(|address| self.unclaimed(id, address, waits)) {
             Ok(address) => address,
             Err(error) => {
                 self.give_up(id, error);
@@ -169,16 +172,8 @@ impl Session {
     fn announced_again(&mut self, id: ClientId, bound: Result<Announced, Error>) {
         // Another may have announced the address while it was refused to this one;
         // both have asked for it now, and the first that gets it has it.
-        let bound = bound.and_then(|address| {
-            let other = self.listeners.get(&address).filter(|other| *other != id);
-            let other = other.and_then(|other| self.clients.get(other).ok());
-            match other.map(|client| &client.state) {
-                Some(State::Listen(listener)) if matches!(listener.bound, Bound::Yes) => {
-                    Err(bound_twice(&address))
-                }
-                _ => Ok(address),
-            }
-        });
+        let bound =
+            bound.and_then(|address| self.unclaimed(id, address, |by| matches!(by, Bound::Yes)));
         let Ok(client) = self.clients.get_mut(id) else { return };
         let State::Listen(listener) = &mut client.state else { return };
         match bound {
@@ -195,14 +190,19 @@ impl Session {
         }
     }
 
-    /// An address that was bound, unless it is one that is bound already. (The
-    /// port that the far side picked may be one that another client waits for in
-    /// vain.)
-    fn unclaimed(&self, address: Announced) -> Result<Announced, Error> {
-        let owner = self.listeners.get(&address).and_then(|id| self.clients.get(id).ok());
-        match owner.map(|client| &client.state) {
-            Some(State::Listen(listener)) if !matches!(listener.bound, Bound::Refused(_)) => {
-                Err(bound_twice(&address))
+    /// An address that was bound for a client, unless another has a claim to it by
+    /// the state that its own announcement is in.
+    fn unclaimed(
+        &self,
+        id: ClientId,
+        address: Announced,
+        claims: impl Fn(&Bound) -> bool,
+    ) -> Result<Announced, Error> {
+        let other = self.listeners.get(&address).filter(|other| *other != id);
+        match other.and_then(|other| self.clients.get(other).ok()).map(|client| &client.state) {
+            Some(State::Listen(listener)) if claims(&listener.bound) => {
+                let text = format!("the far side bound {address} twice");
+                Err(Error::new(ErrorCode::Other, text))
             }
             _ => Ok(address),
         }
@@ -510,10 +510,6 @@ fn dial_error(code: u32, description: &[u8]) -> Error {
         b"open failed" => Error::new(error, format!("{name}: open failed")),
         words => Error::new(error, words),
     }
-}
-
-fn bound_twice(address: &Announced) -> Error {
-    Error::new(ErrorCode::Other, format!("the far side bound {address} twice"))
 }
 
 fn refusal(address: &Announced) -> Error {
