@@ -8,6 +8,7 @@
 //!
 //! Each part knows those below it and nothing else.
 
+mod accept;
 pub mod args;
 pub mod commands;
 pub mod driver;

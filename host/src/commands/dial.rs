@@ -36,7 +36,7 @@ pub async fn run(service: Option<OsString>, target: Target) -> Result<(), Comman
                 Err(CommandError::System("cannot read stdin".to_owned(), error))
             }
             Ok(()) => {
-                let _ = conversation.control("closewrite").await;
+                failed.send_replace(conversation.control("closewrite").await.is_err());
                 Ok(())
             }
         }

@@ -4,30 +4,29 @@
 //! All conversations go over one 9P connection. It knows nothing of why they are
 //! dialled where they are.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
 
 use super::conversation::{Conversation, join};
 use super::share::{CONVERSATIONS, Share, Shares};
+use super::{CommandError, Trying, connect};
+use crate::accept::{self, Accept};
 use crate::args::address::{Local, Target};
 use crate::ninep::client::{Client, ClientError, File};
 use crate::notice::notice;
 use crate::services::{self, Service, ServiceError};
+use crate::signals::Signals;
+use crate::sys;
 
-/// Connections that are served at a time; more wait.
-pub const CONNECTIONS: usize = CONVERSATIONS;
-/// How long to wait when a connection cannot be taken: for want of descriptors.
-const NO_DESCRIPTORS: Duration = Duration::from_millis(100);
 /// How often another port is tried when the one that the system chose for IPv4 is
 /// in use for IPv6.
 const ATTEMPTS: usize = 5;
@@ -83,7 +82,7 @@ pub enum Socket {
 
 /// The sockets for this, which take connections from now on. Warns where others
 /// than this machine's programs may connect.
-pub async fn bind(local: &Local) -> Result<Vec<Listener>, NearError> {
+async fn bind(local: &Local) -> Result<Vec<Listener>, NearError> {
     let listeners = match local {
         Local::Loopback(port) => loopback(*port).await?,
         Local::Everywhere(port) => vec![everywhere(*port).await?],
@@ -174,12 +173,9 @@ impl fmt::Display for Listener {
     }
 }
 
-/// What they are called, together.
-pub fn names(listeners: &[Listener]) -> String {
-    listeners.iter().map(Listener::to_string).collect::<Vec<_>>().join(" and ")
-}
+impl Accept for Listener {
+    type Stream = Socket;
 
-impl Listener {
     async fn accept(&self) -> io::Result<Socket> {
         match self {
             Self::Tcp(listener) => {
@@ -198,36 +194,76 @@ impl Listener {
     }
 }
 
-/// Takes connections and serves them all at once, as far as there are permits,
-/// until the future is dropped; that ends them, too.
-pub async fn take<T>(
-    listener: Listener,
-    permits: Arc<Semaphore>,
-    serve: impl Fn(Socket) -> T + Send,
-) where
+/// Listens at each of these places, and hands each connection to `serve` with what
+/// its place is for; until a signal comes, which is no error, or the service ends.
+pub async fn run<P, T>(
+    service: Option<OsString>,
+    places: Vec<(Local, P)>,
+    serve: impl Fn(Dialer, P, Socket) -> T + Clone + Send + 'static,
+) -> Result<(), CommandError>
+where
+    P: fmt::Display + Clone + Send + 'static,
     T: Future<Output = ()> + Send + 'static,
 {
+    let mut signals = Signals::new().trying(|| "cannot catch signals".to_owned())?;
+    let mut listening = JoinSet::new();
+    let ended = tokio::select! {
+        ended = listen(service, places, serve, &mut listening) => ended,
+        () = signals.next() => Ok(()),
+    };
+    // When they are gone, so are their sockets.
+    listening.shutdown().await;
+    ended
+}
+
+async fn listen<P, T>(
+    service: Option<OsString>,
+    places: Vec<(Local, P)>,
+    serve: impl Fn(Dialer, P, Socket) -> T + Clone + Send + 'static,
+    listening: &mut JoinSet<()>,
+) -> Result<(), CommandError>
+where
+    P: fmt::Display + Clone + Send + 'static,
+    T: Future<Output = ()> + Send + 'static,
+{
+    let client = connect(service).await?;
+    sys::raise_file_limit();
+    let mut bound = Vec::new();
+    for (local, purpose) in places {
+        bound.push((bind(&local).await?, purpose));
+    }
+    let dialer = Dialer { client: client.clone(), shares: Shares::default() };
+    // More wait.
+    let permits = Arc::new(Semaphore::new(CONVERSATIONS));
+    for (listeners, purpose) in bound {
+        let names: Vec<String> = listeners.iter().map(Listener::to_string).collect();
+        notice(format_args!("listening on {} for {purpose}", names.join(" and ")));
+        for listener in listeners {
+            let (dialer, purpose, serve) = (dialer.clone(), purpose.clone(), serve.clone());
+            let serve = move |socket| serve(dialer.clone(), purpose.clone(), socket);
+            listening.spawn(take(listener, Arc::clone(&permits), serve));
+        }
+    }
+    Err(CommandError::Over(client.ended().await))
+}
+
+/// Takes connections and serves them all at once, as far as there are permits,
+/// until the future is dropped; that ends them, too.
+async fn take<T>(listener: Listener, permits: Arc<Semaphore>, serve: impl Fn(Socket) -> T + Send)
+where
+    T: Future<Output = ()> + Send + 'static,
+{
+    let what = format!("a connection on {listener}");
     let mut connections = JoinSet::new();
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(_) = connections.join_next() => continue,
-        };
-        match accepted {
-            Ok(socket) => {
-                // Nobody closes it.
-                let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-                let served = serve(socket);
-                connections.spawn(async move {
-                    served.await;
-                    drop(permit);
-                });
-            }
-            Err(error) => {
-                tracing::warn!("cannot take a connection on {listener}: {error}");
-                sleep(NO_DESCRIPTORS).await;
-            }
-        }
+        let socket = accept::next(&listener, &mut connections, &what).await;
+        // Nobody closes it.
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        let served = serve(socket);
+        connections.spawn(async move {
+            served.await;
+            drop(permit);
+        });
     }
 }
 
@@ -246,11 +282,6 @@ pub struct Dialled {
 }
 
 impl Dialer {
-    /// One that uses this connection.
-    pub fn new(client: Client) -> Self {
-        Self { client, shares: Shares::default() }
-    }
-
     /// Dials. If that fails it says so to the user, but for the end of the service.
     pub async fn dial(&self, target: &Target) -> Result<Dialled, ClientError> {
         match Conversation::dial(&self.client, target).await {

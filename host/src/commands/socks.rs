@@ -6,24 +6,19 @@
 use std::ffi::OsString;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use fast_socks5::server::{Socks5ServerProtocol, SocksServerError, states::CommandRead};
 use fast_socks5::{ReplyError, Socks5Command};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::near::{self, CONNECTIONS, Dialer, Dialled, Socket};
-use super::{CommandError, Trying, connect};
+use super::CommandError;
+use super::near::{self, Dialer, Dialled, Socket};
 use crate::args::address::{Local, Target};
 use crate::ninep::client::ClientError;
 use crate::notice::notice;
-use crate::signals::Signals;
-use crate::sys;
 
 /// How long a client may take to say what it wants.
 const HANDSHAKE: Duration = Duration::from_secs(30);
@@ -37,37 +32,11 @@ const SOCKS4_REJECTED: [u8; 8] = [0, 91, 0, 0, 0, 0, 0, 0];
 
 /// Serves until a signal comes, which is no error, or the service ends.
 pub async fn run(service: Option<OsString>, local: Local) -> Result<(), CommandError> {
-    let mut signals = Signals::new().trying(|| "cannot catch signals".to_owned())?;
-    let mut listening = JoinSet::new();
-    let ended = tokio::select! {
-        ended = serve(service, local, &mut listening) => ended,
-        () = signals.next() => Ok(()),
-    };
-    listening.shutdown().await;
-    ended
-}
-
-async fn serve(
-    service: Option<OsString>,
-    local: Local,
-    listening: &mut JoinSet<()>,
-) -> Result<(), CommandError> {
-    let client = connect(service).await?;
-    sys::raise_file_limit();
-    let listeners = near::bind(&local).await?;
-    notice(format_args!("listening on {} for SOCKS5", near::names(&listeners)));
-    let dialer = Dialer::new(client.clone());
-    let permits = Arc::new(Semaphore::new(CONNECTIONS));
-    for listener in listeners {
-        let dialer = dialer.clone();
-        let serve = move |socket| converse(dialer.clone(), socket);
-        listening.spawn(near::take(listener, Arc::clone(&permits), serve));
-    }
-    Err(CommandError::Over(client.ended().await))
+    near::run(service, vec![(local, "SOCKS5")], converse).await
 }
 
 /// All of one connection.
-async fn converse(dialer: Dialer, socket: Socket) {
+async fn converse(dialer: Dialer, _: &'static str, socket: Socket) {
     // There is no other kind of listener here.
     let Socket::Tcp(mut stream) = socket else { return };
     match request(&dialer, &mut stream).await {

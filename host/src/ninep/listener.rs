@@ -6,16 +6,13 @@
 
 use std::future::Future;
 use std::io;
-use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
 use super::{Options, peer, serve_halves};
+use crate::accept::{self, Accept};
 use crate::tree::Tree;
-
-/// How long to wait when there are no descriptors left to take a connection with.
-const NO_DESCRIPTORS: Duration = Duration::from_millis(100);
 
 /// Serves the tree to those who connect, until the future is dropped; that ends
 /// their connections, too.
@@ -51,29 +48,6 @@ pub async fn listen_tcp(
     .await
 }
 
-/// What connections come from.
-trait Accept {
-    type Stream;
-
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
-}
-
-impl Accept for UnixListener {
-    type Stream = UnixStream;
-
-    async fn accept(&self) -> io::Result<UnixStream> {
-        Self::accept(self).await.map(|(stream, _)| stream)
-    }
-}
-
-impl Accept for TcpListener {
-    type Stream = TcpStream;
-
-    async fn accept(&self) -> io::Result<TcpStream> {
-        Self::accept(self).await.map(|(stream, _)| stream)
-    }
-}
-
 /// Takes connections one by one and serves them all at once, up to a limit.
 async fn take<L, T>(listener: &L, limit: usize, serve: impl Fn(L::Stream) -> T) -> io::Result<()>
 where
@@ -82,18 +56,7 @@ where
 {
     let mut connections = JoinSet::new();
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(_) = connections.join_next() => continue,
-        };
-        let stream = match accepted {
-            Ok(stream) => stream,
-            Err(error) => {
-                tracing::warn!("cannot take a 9P connection: {error}");
-                tokio::time::sleep(NO_DESCRIPTORS).await;
-                continue;
-            }
-        };
+        let stream = accept::next(listener, &mut connections, "a 9P connection").await;
         if connections.len() >= limit {
             tracing::warn!("a 9P connection was refused: there are {} already", connections.len());
             continue;
