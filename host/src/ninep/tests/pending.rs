@@ -241,9 +241,9 @@ async fn no_byte_is_lost_or_doubled_when_reads_are_flushed_as_data_comes() {
     assert!(sent > 100, "{sent} reads met their data");
 }
 
-#[tokio::test]
-async fn a_client_that_takes_no_replies_is_not_listened_to() {
-    let fake = Fake::default();
+/// A connection that is full of replies to tags 100 to 104, which nobody takes, and
+/// a read of tag 200 that comes after them.
+async fn full(fake: &Fake) -> Wire {
     let mut wire = Wire::bare(fake.tree());
     wire.version(1 << 20, Dialect::Plan9).await;
     wire.attach(0).await;
@@ -252,10 +252,17 @@ async fn a_client_that_takes_no_replies_is_not_listened_to() {
     // Each brings more than the connection holds, until it is full.
     for tag in 100..105 {
         wire.say_as(tag, &Request::Read { fid: 2, offset: 0, count: 1 << 20 }).await;
-        waits(&fake, 1).await;
+        waits(fake, 1).await;
         fake.complete(Ok(Done::Data(vec![0; (1 << 20) - 24])));
     }
     wire.say_as(200, &Request::Read { fid: 2, offset: 0, count: 1 }).await;
+    wire
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_replies_is_not_listened_to() {
+    let fake = Fake::default();
+    let mut wire = full(&fake).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(fake.asked(), [], "it goes on reading");
     // Others are served.
@@ -274,17 +281,7 @@ async fn a_client_that_takes_no_replies_is_not_listened_to() {
 #[tokio::test]
 async fn a_client_that_goes_with_its_replies_unread_leaves_nothing_behind() {
     let fake = Fake::default();
-    let mut wire = Wire::bare(fake.tree());
-    wire.version(1 << 20, Dialect::Plan9).await;
-    wire.attach(0).await;
-    wire.open(1, "tcp/clone", 2).await;
-    wire.open(2, "tcp/0/data", 2).await;
-    for tag in 100..105 {
-        wire.say_as(tag, &Request::Read { fid: 2, offset: 0, count: 1 << 20 }).await;
-        waits(&fake, 1).await;
-        fake.complete(Ok(Done::Data(vec![0; (1 << 20) - 24])));
-    }
-    wire.say_as(200, &Request::Read { fid: 2, offset: 0, count: 1 }).await;
+    let wire = full(&fake).await;
     wire.hang_up().await;
     assert_eq!((fake.asked(), fake.references()), (vec![], vec![]));
 }
