@@ -14,6 +14,7 @@ pub mod commands;
 pub mod driver;
 pub mod engine;
 pub mod fuse;
+mod gather;
 pub mod ninep;
 pub mod notice;
 pub mod pipe;

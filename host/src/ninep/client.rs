@@ -11,7 +11,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
-use std::io;
+use std::io::{self, IoSlice};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +28,7 @@ use super::codec::{
     Dialect, FRAME_MIN, IO_HEADER, NOFID, NOTAG, Qid, Reply, Request, Stat, WALK_MAX, frame_tag,
 };
 use super::{MSIZE_MAX, MSIZE_MIN};
+use crate::gather;
 use crate::tree::Access;
 
 /// Why a request came to nothing.
@@ -555,26 +556,26 @@ impl State {
     }
 }
 
+/// Sends requests, as many at a time as there are.
 async fn send<W: AsyncWrite + Unpin>(mut writer: W, shared: Arc<Shared>) {
     loop {
-        let next = {
+        let frames: Vec<Vec<u8>> = {
             let mut state = shared.lock();
             if state.ended.is_some() {
                 return;
             }
-            state.outbox.pop_front()
+            state.outbox.drain(..).collect()
         };
-        let result = match next {
-            Some(frame) => writer.write_all(&frame).await,
-            None => match writer.flush().await {
-                Ok(()) => {
-                    shared.filled.notified().await;
-                    continue;
-                }
-                Err(error) => Err(error),
-            },
+        if frames.is_empty() {
+            shared.filled.notified().await;
+            continue;
+        }
+        let mut pieces: Vec<IoSlice<'_>> = frames.iter().map(|frame| IoSlice::new(frame)).collect();
+        let sent = async {
+            gather::write_all(&mut writer, &mut pieces).await?;
+            writer.flush().await
         };
-        if let Err(error) = result {
+        if let Err(error) = sent.await {
             return shared.end(&error.to_string());
         }
     }

@@ -8,6 +8,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::table::Shared;
 use super::trace;
+use crate::gather;
 
 /// How long a connection that is ending waits for its last replies to be taken.
 pub(super) const LAST_REPLIES: Duration = Duration::from_secs(1);
@@ -29,14 +30,7 @@ where
                 slices.push(IoSlice::new(frame.payload()));
             }
         }
-        let mut rest = slices.as_mut_slice();
-        while !rest.is_empty() {
-            let wrote = writer.write_vectored(rest).await?;
-            if wrote == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            IoSlice::advance_slices(&mut rest, wrote);
-        }
+        gather::write_all(&mut writer, &mut slices).await?;
         writer.flush().await?;
         let bytes = frames.iter().map(|frame| frame.size()).sum();
         frames.clear();

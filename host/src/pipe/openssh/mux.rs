@@ -13,6 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 
+use crate::gather;
+
 const HELLO: u32 = 0x0000_0001;
 const TERMINATE: u32 = 0x1000_0005;
 const OPEN_FORWARD: u32 = 0x1000_0006;
@@ -291,14 +293,7 @@ pub(super) async fn write_frames(
         .zip(messages)
         .flat_map(|(header, message)| [IoSlice::new(header), IoSlice::new(message.as_ref())])
         .collect();
-    let mut slices = slices.as_mut_slice();
-    while !slices.is_empty() {
-        match stream.write_vectored(slices).await? {
-            0 => return Err(io::ErrorKind::WriteZero.into()),
-            written => IoSlice::advance_slices(&mut slices, written),
-        }
-    }
-    Ok(())
+    gather::write_all(stream, &mut slices).await
 }
 
 #[cfg(test)]
