@@ -14,6 +14,7 @@ pub mod near;
 pub mod netstat;
 pub mod share;
 pub mod socks;
+mod stdio;
 
 use std::ffi::OsString;
 use std::io;

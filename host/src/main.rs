@@ -35,6 +35,7 @@ fn run(action: Action) -> u8 {
         _ => None,
     };
     log(matches!(action, Action::Serve(args::Serve { debug: true, .. })));
+    sys::keep_freed_memory();
     let runtime = match runtime::build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(format_args!("cannot start: {error}")),

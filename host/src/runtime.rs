@@ -6,5 +6,5 @@ use tokio::runtime::{Builder, Runtime};
 
 /// The runtime that every command runs on.
 pub fn build() -> io::Result<Runtime> {
-    Builder::new_multi_thread().enable_all().build()
+    Builder::new_current_thread().enable_all().build()
 }

@@ -6,21 +6,26 @@
 use std::ffi::OsString;
 use std::io;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, BufReader, copy_buf};
 
-use super::{CommandError, Trying, stream};
+use super::{CommandError, Trying, stdio, stream};
+
+/// Bytes copied at a time.
+const BUFFER: usize = 256 << 10;
 
 /// Ends when the service ends the connection: because stdin has ended, and its
 /// last replies are written, or because it stops. Quietly when nobody reads stdout.
 pub async fn run(service: Option<OsString>) -> Result<(), CommandError> {
-    let (mut replies, mut requests) = stream(service)?.into_split();
+    let (replies, mut requests) = stream(service)?.into_split();
+    let mut replies = BufReader::with_capacity(BUFFER, replies);
     let outgoing = async {
-        tokio::io::copy(&mut tokio::io::stdin(), &mut requests).await?;
+        let mut stdin = BufReader::with_capacity(BUFFER, stdio::input());
+        copy_buf(&mut stdin, &mut requests).await?;
         requests.shutdown().await
     };
     let incoming = async {
-        let mut stdout = tokio::io::stdout();
-        tokio::io::copy(&mut replies, &mut stdout).await?;
+        let mut stdout = stdio::output();
+        copy_buf(&mut replies, &mut stdout).await?;
         stdout.flush().await
     };
     tokio::pin!(outgoing, incoming);

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::conversation::{Conversation, CopyError, receive, send};
 use super::share::Shares;
-use super::{CommandError, Trying, connect};
+use super::{CommandError, Trying, connect, stdio};
 use crate::args::address::Target;
 
 /// The far side has ended its direction, and for so long nothing has come from
@@ -25,7 +25,7 @@ pub async fn run(service: Option<OsString>, target: Target) -> Result<(), Comman
     let (patience, idle) = watch::channel(None);
     let failed = watch::Sender::new(false);
     let outgoing = async {
-        let sent = send(&data, &share, tokio::io::stdin(), idle).await;
+        let sent = send(&data, &share, stdio::input(), idle).await;
         match sent {
             // If the far side takes no more, its own direction shows why.
             Err(CopyError::Far(_)) => {
@@ -42,7 +42,7 @@ pub async fn run(service: Option<OsString>, target: Target) -> Result<(), Comman
         }
     };
     let incoming = async {
-        let received = receive(&data, &share, tokio::io::stdout(), &failed).await;
+        let received = receive(&data, &share, stdio::output(), &failed).await;
         patience.send_replace(Some(IDLE));
         match received {
             Ok(()) => Ok(true),

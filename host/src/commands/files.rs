@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::conversation::{CopyError, receive, send};
 use super::share::Shares;
-use super::{CommandError, Trying, connect};
+use super::{CommandError, Trying, connect, stdio};
 use crate::ninep::client::{Client, ClientError, File};
 use crate::tree::Access;
 
@@ -36,7 +36,7 @@ pub async fn cat(service: Option<OsString>, path: String) -> Result<(), CommandE
         return match receive(
             &file,
             &Shares::default().join(),
-            tokio::io::stdout(),
+            stdio::output(),
             &watch::Sender::new(false),
         )
         .await
@@ -65,10 +65,10 @@ pub async fn write(service: Option<OsString>, path: String) -> Result<(), Comman
     let client = connect(service).await?;
     let file = open(&client, "write to", &path, Access::Write).await?;
     if !is_stream(&path) {
-        return write_lines(&file, &path, tokio::io::stdin()).await;
+        return write_lines(&file, &path, stdio::input()).await;
     }
     let (_patience, idle) = watch::channel(None);
-    match send(&file, &Shares::default().join(), tokio::io::stdin(), idle).await {
+    match send(&file, &Shares::default().join(), stdio::input(), idle).await {
         Ok(()) => Ok(()),
         Err(CopyError::Far(error)) => Err(cannot("write to", &path, error)),
         Err(CopyError::Near(error)) => Err(error).trying(|| "cannot read stdin".to_owned()),
@@ -137,7 +137,7 @@ fn cannot(what: &str, path: &str, error: ClientError) -> CommandError {
 
 /// Writes to stdout.
 pub async fn print(bytes: &[u8]) -> Result<(), CommandError> {
-    let mut stdout = tokio::io::stdout();
+    let mut stdout = stdio::output();
     let printed = async {
         stdout.write_all(bytes).await?;
         stdout.flush().await
