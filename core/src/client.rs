@@ -241,6 +241,11 @@ impl Inbox {
                 Some(End::Broken(error)) => Some(Err(error.clone())),
             };
         }
+        if let Some(chunk) = self.chunks.pop_front_if(|chunk| chunk.len() == count) {
+            // Whole, and nobody else's: it goes on in the memory in which it came.
+            self.length -= count;
+            return Some(Ok(chunk.into()));
+        }
         let mut out = Vec::with_capacity(count);
         while out.len() < count {
             let wanted = count - out.len();

@@ -8,7 +8,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use super::{Awaited, Session};
 use crate::client::{Announcing, Bound, Call, Conversation, Dial, End, Listener, State};
@@ -31,7 +31,7 @@ impl Session {
                 pipe.heard = now;
                 pipe.probed = None;
                 self.out.statistics.messages_received += 1;
-                if let Err(fault) = self.take(&bytes) {
+                if let Err(fault) = self.take(bytes) {
                     self.fail(&fault);
                 }
             }
@@ -39,8 +39,8 @@ impl Session {
         self.finish()
     }
 
-    fn take(&mut self, bytes: &Bytes) -> Result<(), Fault> {
-        let message = match Message::decode(bytes) {
+    fn take(&mut self, mut bytes: Bytes) -> Result<(), Fault> {
+        let message = match Message::decode(&bytes) {
             Ok(message) => message,
             Err(error @ MessageError::UnknownType(_)) => {
                 self.out.warn(format!("{error}"));
@@ -83,8 +83,9 @@ impl Session {
             }
             Message::WindowAdjust { recipient, bytes } => self.adjusted(Ours(recipient), bytes),
             Message::Data { recipient, data } => {
-                let data = bytes.slice(DATA_HEADER..DATA_HEADER + data.len());
-                self.data(Ours(recipient), data)
+                bytes.truncate(DATA_HEADER + data.len());
+                bytes.advance(DATA_HEADER);
+                self.data(Ours(recipient), bytes)
             }
             Message::ExtendedData { recipient, data, .. } => {
                 self.extended_data(Ours(recipient), data.len())
