@@ -31,6 +31,7 @@ mod ending;
 mod forward;
 mod idle;
 mod input;
+mod scale;
 mod socks;
 mod stall;
 mod tools;
