@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::{Awaited, Session};
 use crate::client::{Announcing, Bound, Call, Conversation, Dial, End, Listener, State};
-use crate::ctl::Announced;
+use crate::ctl::{Announced, halves};
 use crate::effect::{ClientId, Effect, Error, ErrorCode, printable};
 use crate::message::{DATA_HEADER, Message, MessageError, Open, reason};
 use crate::table::{Channel, Ours, Theirs};
@@ -536,8 +536,9 @@ fn bound_address(address: Announced, data: &[u8]) -> Result<Announced, Error> {
 
 /// An address from the peer as the tree shows it.
 fn shown(address: &[u8]) -> String {
-    match address {
-        b"" => "*".to_string(),
-        _ => printable(address).replace('!', "\\x21"),
+    let mut text = if address.is_empty() { "*".to_string() } else { printable(address) };
+    while let Some((before, behind)) = halves(&text) {
+        text = format!("{before}\\x21{behind}");
     }
+    text
 }
