@@ -293,6 +293,9 @@ impl Session {
         if !matches!(client.state, State::Dialing(_)) {
             return Ok(());
         }
+        if let Some(pipe) = &mut self.pipe {
+            pipe.path.trip.took(self.now.saturating_sub(client.since));
+        }
         let State::Dialing(Dial { control, channel: Some((_, receive)), .. }) =
             client.enter(State::Closed, self.now)
         else {
@@ -305,6 +308,7 @@ impl Session {
         self.channels.set(ours, Channel::Open { owner: id });
         self.out.statistics.dials += 1;
         self.run(id, control);
+        self.begin(id);
         Ok(())
     }
 
@@ -377,7 +381,7 @@ impl Session {
         let taken = self.out.serve(&mut c.inbox);
         if taken > 0 {
             c.receive.consumed(taken, &mut self.pool);
-            self.grant(id);
+            self.grant(id, taken);
         }
         Ok(())
     }
@@ -394,7 +398,7 @@ impl Session {
             self.violated(id, &error.to_string());
         } else {
             c.receive.consumed(length, &mut self.pool);
-            self.grant(id);
+            self.grant(id, 0);
         }
         Ok(())
     }
@@ -458,6 +462,9 @@ impl Session {
                 return Ok(());
             };
             c.probes = left;
+            if let Some(pipe) = &mut self.pipe {
+                pipe.path.trip.answered(id, self.now);
+            }
             c.awaits_arrival = c.awaits_arrival.map(|answers| answers.saturating_sub(1));
             if c.awaits_arrival == Some(0) {
                 c.awaits_arrival = None;
