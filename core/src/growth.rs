@@ -6,9 +6,9 @@
 //! message that it adds to it. So:
 //!
 //! 1. What everyone has, the *base*, is [`Limits::window`], which fills a path of
-//!    1 GB/s and 2 ms. Where the round trip is [`NEAR`] those that are busy share
-//!    it, for there it is the sum of their windows that waits in the buffers. None
-//!    gets less than [`LEAST`] packets.
+//!    1 GB/s and 2 ms. Where the round trip is less than [`NEAR`] those that are
+//!    busy share it, for there it is the sum of their windows that waits in the
+//!    buffers. None gets less than [`LEAST`] packets.
 //! 2. Above its base a window grows by what was *taken*: who reads slowly, or not
 //!    at all, never needs more. When five eighths of it were taken within a round
 //!    trip, it doubles. The round trip is the least that the pipe had, as
@@ -25,7 +25,9 @@
 //! That growth follows what the application took is Linux's receiver (DRS,
 //! `tcp_rcv_space_adjust`); that a window doubles which is used up within a round
 //! trip or two is that of yamux and of quic-go. These trust a round trip measured
-//! under load, and grow by their own queue; hence the least one, and the trial.
+//! under load, and grow by their own queue; hence the least one, and the trial. The
+//! first question goes out when the first conversation of a pipe begins, one more
+//! at most every ten seconds, and only while window is given.
 //!
 //! Knows sizes and times, neither channels nor what a window is at the moment.
 
@@ -36,8 +38,8 @@ use crate::trip::Trip;
 /// The path fills with what everyone has, or its round trip is less than the
 /// clock can tell: hosts tell the time in steps.
 const SHORT: Instant = 2_000;
-/// A round trip up to which those that are busy share: one window's worth of data
-/// is more than such a path holds, whatever it carries.
+/// A round trip under which those that are busy share: few such paths hold more
+/// than one window, and on those that do each grows from its share.
 const NEAR: Instant = 10_000;
 /// No share is less than so many packets.
 const LEAST: u32 = 4;
@@ -258,6 +260,176 @@ impl Growth {
         if self.low == PATIENCE {
             self.low = 0;
             self.grown /= 2;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIB: u32 = 1 << 10;
+    const MIB: u32 = 1 << 20;
+    const TRIP: Instant = 102_400;
+
+    /// One conversation on a path.
+    struct One {
+        path: Path,
+        growth: Growth,
+        now: Instant,
+    }
+
+    impl One {
+        fn new(limits: Limits, trip: Instant) -> Self {
+            let mut path = Path::new(&limits);
+            path.trip.took(trip);
+            Self { path, growth: Growth::new(), now: 1 }
+        }
+
+        /// So many bytes are taken in each of so many round trips, piece by piece;
+        /// answers the window.
+        fn takes(&mut self, bytes: u32, unread: u32, trips: u32) -> u32 {
+            for _ in 0..trips * 64 {
+                self.now += TRIP / 64;
+                self.growth.took(bytes / 64, unread, self.now, &mut self.path);
+            }
+            self.growth.target(&self.path)
+        }
+    }
+
+    fn long() -> One {
+        One::new(Limits::default(), TRIP)
+    }
+
+    #[test]
+    fn a_window_doubles_while_it_is_used_up() {
+        let mut one = long();
+        assert_eq!(one.takes(2 * MIB, 0, 2), 4 * MIB);
+        assert_eq!(one.takes(4 * MIB, 0, 2), 8 * MIB);
+        assert_eq!(one.takes(8 * MIB, 0, 2), 15 * MIB, "no more than it may");
+        assert_eq!(one.takes(15 * MIB, 0, 20), 15 * MIB);
+    }
+
+    #[test]
+    fn a_window_that_is_not_used_up_stays() {
+        assert_eq!(long().takes(5 * MIB / 4 - 100 * KIB, 0, 200), 2 * MIB);
+        // Or that is full of what nobody has read.
+        assert_eq!(long().takes(2 * MIB, MIB, 200), 2 * MIB);
+    }
+
+    #[test]
+    fn a_trial_stands_when_a_fifth_more_is_taken() {
+        let mut one = long();
+        one.takes(2 * MIB, 0, 2);
+        assert_eq!(one.takes(2 * MIB + 450 * KIB, 0, 3), 4 * MIB);
+        assert!(matches!(one.growth.stage, Stage::Steady));
+        let mut one = long();
+        one.takes(2 * MIB, 0, 2);
+        assert_eq!(one.takes(2 * MIB + MIB / 4, 0, 3), 4 * MIB, "there is time");
+        assert_eq!(one.takes(2 * MIB + MIB / 4, 0, 3), 2 * MIB, "it is taken back");
+        assert_eq!(one.takes(2 * MIB + MIB / 4, 0, 90), 2 * MIB, "it rests");
+        assert_eq!(one.takes(2 * MIB + MIB / 4, 0, 10), 4 * MIB, "it is tried again");
+    }
+
+    /// The last step is less than a doubling, and need not gain as much.
+    #[test]
+    fn a_small_step_has_to_gain_little() {
+        let limits = Limits { window: 12 * MIB, ..Limits::default() };
+        let mut one = One::new(limits, TRIP);
+        assert_eq!(one.takes(12 * MIB, 0, 2), 15 * MIB);
+        assert_eq!(one.takes(13 * MIB, 0, 20), 15 * MIB);
+        assert_eq!(One::new(limits, TRIP).takes(12 * MIB, 0, 20), 12 * MIB);
+    }
+
+    #[test]
+    fn what_is_not_needed_for_some_trips_is_given_up() {
+        let mut one = long();
+        one.takes(2 * MIB, 0, 2);
+        one.takes(4 * MIB, 0, 2);
+        one.takes(8 * MIB, 0, 2);
+        one.takes(15 * MIB, 0, 20);
+        assert_eq!(one.takes(4 * MIB, 0, 100), 15 * MIB);
+        assert_eq!(one.takes(MIB, 0, 3), 15 * MIB, "a pause is no reason");
+        assert_eq!(one.takes(MIB, 0, 3), 15 * MIB / 2);
+        assert_eq!(one.takes(MIB, 0, 20), 15 * MIB / 4);
+        assert_eq!(one.takes(MIB / 4, 0, 20), 2 * MIB, "and no more than it grew");
+    }
+
+    #[test]
+    fn after_a_long_pause_nothing_is_left() {
+        let mut one = long();
+        one.takes(2 * MIB, 0, 2);
+        one.takes(4 * MIB, 0, 1);
+        one.now += LONG;
+        assert_eq!(one.takes(16, 0, 1), 2 * MIB);
+        assert!(matches!(one.growth.stage, Stage::Steady));
+    }
+
+    #[test]
+    fn on_a_short_path_nothing_grows() {
+        for trip in [0, SHORT - 1] {
+            assert_eq!(One::new(Limits::default(), trip).takes(200 * MIB, 0, 50), 2 * MIB);
+        }
+        // Nor on one that turns out to be short.
+        let mut one = long();
+        one.takes(2 * MIB, 0, 2);
+        one.path.trip.took(SHORT - 1);
+        assert_eq!(one.takes(4 * MIB, 0, 1), 2 * MIB);
+        // Nor on one of which nothing is known.
+        let mut path = Path::new(&Limits::default());
+        let mut growth = Growth::new();
+        for now in 0..1_000 {
+            growth.took(MIB, 0, now * TRIP, &mut path);
+        }
+        assert_eq!(growth.target(&path), 2 * MIB);
+    }
+
+    #[test]
+    fn those_that_are_busy_share_on_a_near_path() {
+        for (trip, eight, forty) in
+            [(0, 256 * KIB, 128 * KIB), (NEAR - 1, 256 * KIB, 128 * KIB), (NEAR, 2 * MIB, 2 * MIB)]
+        {
+            let mut path = Path::new(&Limits::default());
+            path.trip.took(trip);
+            let mut members: [Member; 40] = core::array::from_fn(|_| Member::default());
+            for (busy, share) in [(1, 2 * MIB), (8, eight), (40, forty)] {
+                for member in members.iter_mut().take(busy) {
+                    path.count(member, 128 * KIB, PERIOD);
+                }
+                assert_eq!(path.base(), share, "{trip} us, {busy} busy");
+            }
+            // In the next period they still count, and after it no more.
+            path.count(&mut members[0], 1, 2 * PERIOD);
+            assert_eq!(path.base(), forty);
+            path.count(&mut members[0], 1, 3 * PERIOD);
+            assert_eq!(path.base(), 2 * MIB);
+        }
+    }
+
+    /// Who takes little, in one period or another, is not busy.
+    #[test]
+    fn busy_is_who_takes_a_share_in_one_period() {
+        let mut path = Path::new(&Limits::default());
+        path.trip.took(0);
+        let (mut one, mut other) = (Member::default(), Member::default());
+        for period in 1..100 {
+            path.count(&mut one, 128 * KIB, period * PERIOD);
+            path.count(&mut other, 64 * KIB, period * PERIOD);
+            assert_eq!(path.base(), 2 * MIB);
+        }
+    }
+
+    #[test]
+    fn the_largest_windows_do_not_overflow() {
+        let limits = Limits { window: u32::MAX / 2, window_max: u32::MAX, ..Limits::default() };
+        for trip in [SHORT, LONG - 1, Instant::MAX] {
+            let mut one = One::new(limits, trip);
+            for now in [0, 1, trip / 2, trip - 1, trip, Instant::MAX - 1, Instant::MAX] {
+                for _ in 0..8 {
+                    one.growth.took(u32::MAX, 0, one.now.max(now), &mut one.path);
+                }
+                assert!(one.growth.target(&one.path) >= limits.window);
+            }
         }
     }
 }

@@ -109,8 +109,9 @@ impl Session {
         }
     }
 
-    /// A conversation ended: it waits no more, no answer included, and holds nothing
-    /// of what may be on the way. (Where it was in the queue of turns, nobody will be found.)
+    /// A conversation ended: it waits no more, for an answer neither, and holds
+    /// nothing of what may be on the way. (Where it was in the queue of turns, nobody
+    /// will be found.)
     pub(super) fn leave_turn(&mut self, id: ClientId, c: &mut Conversation) {
         self.starved.remove(id);
         c.send.close(&mut self.uploads);
