@@ -5,7 +5,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::cell::RefCell;
+use core::cell::{RefCell, RefMut};
 
 use crate::{config, effect, session};
 
@@ -24,6 +24,14 @@ struct Component;
 /// A session. The component model calls it from one place at a time.
 struct Session(RefCell<session::Session>);
 
+impl Session {
+    /// Out of line: there is one of it, and not one for each method.
+    #[inline(never)]
+    fn session(&self) -> RefMut<'_, session::Session> {
+        self.0.borrow_mut()
+    }
+}
+
 impl Guest for Component {
     type Session = Session;
 
@@ -38,82 +46,83 @@ impl GuestSession for Session {
     }
 
     fn pipe_up(&self) -> Vec<types::Effect> {
-        effects(self.0.borrow_mut().pipe_up())
+        effects(self.session().pipe_up())
     }
 
     fn pipe_down(&self, reason: String) -> Vec<types::Effect> {
-        effects(self.0.borrow_mut().pipe_down(&reason))
+        effects(self.session().pipe_down(&reason))
     }
 
     fn receive(&self, message: Vec<u8>) -> Vec<types::Effect> {
-        effects(self.0.borrow_mut().receive(message.into()))
+        effects(self.session().receive(message.into()))
     }
 
     fn pipe_took(&self, bytes: u64) -> Vec<types::Effect> {
-        effects(self.0.borrow_mut().pipe_took(bytes))
+        effects(self.session().pipe_took(bytes))
     }
 
     fn advance(&self, now: u64) -> Vec<types::Effect> {
-        effects(self.0.borrow_mut().advance(now))
+        effects(self.session().advance(now))
     }
 
     fn shutdown(&self, reason: String) -> Vec<types::Effect> {
-        effects(self.0.borrow_mut().shutdown(&reason))
+        effects(self.session().shutdown(&reason))
     }
 
     fn clone(&self, request: u64, protocol: types::Protocol) -> Vec<types::Effect> {
-        effects(self.0.borrow_mut().clone_client(request, protocol.into()))
+        effects(self.session().clone_client(request, protocol.into()))
     }
 
     fn control(&self, request: u64, client: types::ClientId, text: Vec<u8>) -> Vec<types::Effect> {
-        effects(self.0.borrow_mut().control(request, client.into(), &text))
+        effects(self.session().control(request, client.into(), &text))
     }
 
     fn read(&self, request: u64, client: types::ClientId, count: u32) -> Vec<types::Effect> {
-        effects(self.0.borrow_mut().read(request, client.into(), count))
+        effects(self.session().read(request, client.into(), count))
     }
 
     fn write(&self, request: u64, client: types::ClientId, bytes: Vec<u8>) -> Vec<types::Effect> {
-        effects(self.0.borrow_mut().write(request, client.into(), bytes.into()))
+        effects(self.session().write(request, client.into(), bytes.into()))
     }
 
     fn listen(&self, request: u64, client: types::ClientId) -> Vec<types::Effect> {
-        effects(self.0.borrow_mut().listen(request, client.into()))
+        effects(self.session().listen(request, client.into()))
     }
 
     fn flush(&self, request: u64) -> Vec<types::Effect> {
-        effects(self.0.borrow_mut().flush(request))
+        effects(self.session().flush(request))
     }
 
     fn retain(&self, client: types::ClientId) -> Result<(), types::Error> {
-        self.0.borrow_mut().retain(client.into()).map_err(Into::into)
+        self.session().retain(client.into()).map_err(Into::into)
     }
 
     fn release(&self, client: types::ClientId) -> Vec<types::Effect> {
-        effects(self.0.borrow_mut().release(client.into()))
+        effects(self.session().release(client.into()))
     }
 
     fn lookup(&self, number: u32) -> Option<types::ClientInfo> {
-        self.0.borrow().lookup(number).map(Into::into)
+        self.session().lookup(number).map(Into::into)
     }
 
     fn text(&self, client: types::ClientId, file: types::TextFile) -> Result<String, types::Error> {
-        self.0.borrow().text(client.into(), file.into()).map_err(Into::into)
+        self.session().text(client.into(), file.into()).map_err(Into::into)
     }
 
     fn translate(&self, query: String) -> Result<String, types::Error> {
-        self.0.borrow().translate(&query).map_err(Into::into)
+        self.session().translate(&query).map_err(Into::into)
     }
 
     fn clients(&self) -> Vec<types::ClientInfo> {
-        self.0.borrow().clients().into_iter().map(Into::into).collect()
+        self.session().clients().into_iter().map(Into::into).collect()
     }
 
     fn statistics(&self) -> types::Statistics {
-        self.0.borrow().statistics().into()
+        self.session().statistics().into()
     }
 }
 
+#[inline(never)]
 fn effects(effects: Vec<effect::Effect>) -> Vec<types::Effect> {
     effects.into_iter().map(Into::into).collect()
 }

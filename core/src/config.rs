@@ -48,9 +48,11 @@ pub struct Limits {
     pub unacknowledged: u64,
     /// Bytes received and not yet read, and those that the peer may still send.
     pub windows: u64,
-    /// A conversation's receive window at its start.
+    /// A conversation's receive window at its start; on a path without delay, what
+    /// those that are busy share.
     pub window: u32,
-    /// What a conversation's receive window may grow to.
+    /// What a conversation's receive window may grow to. If that is `window`, none
+    /// changes.
     pub window_max: u32,
     /// Bytes of data in one message.
     pub packet: u32,

@@ -141,7 +141,7 @@ impl Parser {
             Protocol::Unix => Ok(Target::Unix { path: self.path(text)? }),
             Protocol::Tcp => {
                 let (host, port) =
-                    text.split_once('!').ok_or_else(|| format!("{text} is not host!port"))?;
+                    halves(text).ok_or_else(|| format!("{text} is not host!port"))?;
                 // `!r` asks for a privileged port to call from (ip(3)): see above.
                 let port = self.port(port.strip_suffix("!r").unwrap_or(port))?;
                 if port == 0 {
@@ -156,7 +156,7 @@ impl Parser {
         match protocol {
             Protocol::Unix => Ok(Announced::Unix { path: self.path(text)? }),
             Protocol::Tcp => {
-                let (address, port) = text.split_once('!').unwrap_or(("*", text));
+                let (address, port) = halves(text).unwrap_or(("*", text));
                 let port = self.port(port)?;
                 let address = if address == "*" { String::new() } else { self.host(address)? };
                 Ok(Announced::Tcp { address, port })
@@ -218,13 +218,13 @@ impl Parser {
             return Err(cannot("the query is too long"));
         }
         let query = query.trim_end_matches(['\n', '\0']);
-        let (protocol, rest) = query.split_once('!').ok_or_else(|| cannot("no protocol"))?;
+        let (protocol, rest) = halves(query).ok_or_else(|| cannot("no protocol"))?;
         let prefix = &self.prefix;
         match protocol {
             "tcp" | "net" => {
-                let (host, service) = rest.split_once('!').ok_or_else(|| cannot("no service"))?;
+                let (host, service) = halves(rest).ok_or_else(|| cannot("no service"))?;
                 let host = self.host(host).map_err(|e| cannot(&e))?;
-                if service.contains('!') {
+                if halves(service).is_some() {
                     return Err(cannot("more than three fields"));
                 }
                 let port = self.port(service).map_err(|why| {
@@ -243,4 +243,11 @@ impl Parser {
             _ => Err(Error::new(ErrorCode::NotSupported, "unknown protocol")),
         }
     }
+}
+
+/// What is before the first `!` and what is behind it. (The standard library's
+/// search for a character is several times as large.)
+pub(crate) fn halves(text: &str) -> Option<(&str, &str)> {
+    let at = text.bytes().position(|b| b == b'!')?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
 }

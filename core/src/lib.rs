@@ -13,6 +13,8 @@
 //! | [`wire`] | byte, boolean, uint32, string (RFC 4251 section 5) | messages |
 //! | [`message`] | the messages of RFC 4254 | state |
 //! | `window` | send and receive windows, the session's pool of them | bytes, channels |
+//! | `growth` | what a receive window should be | what it is, channels |
+//! | `trip` | how long a round trip takes | what for |
 //! | `client` | one client: its state, its queues | what is said to the peer |
 //! | `table` | clients and channels by number | what they do |
 //! | `listeners` | clients by what they announced | whether it is bound |
@@ -49,6 +51,7 @@ mod component;
 pub mod config;
 mod ctl;
 pub mod effect;
+mod growth;
 mod listeners;
 pub mod message;
 mod order;
@@ -56,6 +59,7 @@ mod order;
 mod rt;
 pub mod session;
 mod table;
+mod trip;
 mod window;
 pub mod wire;
 

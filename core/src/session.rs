@@ -22,10 +22,12 @@ use crate::effect::{
     ClientId, ClientInfo, Completion, Effect, Error, ErrorCode, Instant, Outcome, RequestId,
     Statistics, TextFile, printable,
 };
+use crate::growth::Path;
 use crate::listeners::Listeners;
 use crate::message::Message;
 use crate::order::Order;
 use crate::table::{Channels, Clients};
+use crate::trip::Trip;
 use crate::window::{Budget, ReceiveWindow};
 
 mod flow;
@@ -72,6 +74,7 @@ struct Pipe {
     heard: Instant,
     /// When a sign of life was asked for since then.
     probed: Option<Instant>,
+    path: Path,
 }
 
 /// A global request that the peer has not answered.
@@ -107,8 +110,9 @@ impl Out {
     /// Asks for an answer on a channel; answers how many are owed then. Every peer
     /// must refuse a request that it doesn't know (RFC 4254 section 5.4), which is
     /// all that is asked of it.
-    fn ask(&mut self, c: &mut Conversation) -> u32 {
+    fn ask(&mut self, id: ClientId, c: &mut Conversation, trip: &mut Trip, now: Instant) -> u32 {
         c.probes += 1;
+        trip.ask(id, c.probes, now);
         self.send(&Message::Request {
             recipient: c.peer.0,
             name: b"keepalive@openssh.com",
@@ -178,7 +182,8 @@ impl Session {
             self.out.warn("the pipe is up already".into());
             return self.finish();
         }
-        self.pipe = Some(Pipe { awaited: VecDeque::new(), heard: self.now, probed: None });
+        let path = Path::new(&self.limits);
+        self.pipe = Some(Pipe { awaited: VecDeque::new(), heard: self.now, probed: None, path });
         for id in self.clients.ids() {
             self.resume(id);
         }
@@ -321,7 +326,7 @@ impl Session {
         if let Ok(client) = self.clients.get_mut(owner)
             && let State::Established(c) = &mut client.state
         {
-            self.out.ask(c);
+            self.out.ask(owner, c, &mut pipe.path.trip, self.now);
         }
     }
 

@@ -2,7 +2,11 @@
 //!
 //! All arithmetic on windows is here, and it is checked: a peer that passes its
 //! window, or raises ours past 2^32-1, is answered with an error and never with
-//! a number that wrapped. Knows sizes, not bytes, channels or clients.
+//! a number that wrapped. Knows sizes, not bytes, channels or clients. What a
+//! receive window should be is told by [`Growth`].
+
+use crate::effect::Instant;
+use crate::growth::{Growth, Path};
 
 /// The peer broke the rules of a window.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -164,7 +168,7 @@ const NEXT_PART: u64 = 4;
 #[derive(Debug)]
 pub(crate) struct ReceiveWindow {
     /// What it should be able to have on the way.
-    target: u32,
+    growth: Growth,
     /// What it may still send.
     open: u32,
     /// What it sent and was not read yet.
@@ -172,11 +176,12 @@ pub(crate) struct ReceiveWindow {
 }
 
 impl ReceiveWindow {
-    /// Opens a window of `target` bytes, or what the pool has for a new one.
-    pub(crate) fn new(target: u32, pool: &mut Budget) -> Self {
-        let open = target.min(pool.part(FIRST_PART));
+    /// Opens a window as others on this path have it, or what the pool has for a
+    /// new one.
+    pub(crate) fn new(path: &Path, pool: &mut Budget) -> Self {
+        let open = path.base().min(pool.part(FIRST_PART));
         pool.change(0, u64::from(open));
-        Self { target, open, unread: 0 }
+        Self { growth: Growth::new(), open, unread: 0 }
     }
 
     /// Bytes the peer may still send.
@@ -202,14 +207,21 @@ impl ReceiveWindow {
         self.unread -= bytes;
     }
 
+    /// So many of the bytes consumed were those that somebody waits for.
+    pub(crate) fn took(&mut self, bytes: usize, now: Instant, path: &mut Path) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.growth.took(bytes, self.unread, now, path);
+    }
+
     /// How many bytes to grant now, if it is worth a message: an eighth of the
     /// window or a packet, and half of a window too small for that. (Waiting for
     /// half of every window would halve what a path with delay carries.)
-    pub(crate) fn grant(&mut self, packet: u32, pool: &mut Budget) -> Option<u32> {
+    pub(crate) fn grant(&mut self, packet: u32, path: &Path, pool: &mut Budget) -> Option<u32> {
         // Its share is a part of what is free, beyond what it holds already.
         let held = pool.above(self.size().into());
         let target = self
-            .target
+            .growth
+            .target(path)
             .min(pool.part(NEXT_PART).saturating_add(u32::try_from(held).unwrap_or(u32::MAX)));
         let bytes = target.checked_sub(self.size())?;
         let worth = packet.max(target / 8).min(target / 2).max(1);

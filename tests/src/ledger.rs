@@ -105,6 +105,11 @@ impl Ledger {
                     channel.window += u64::from(bytes);
                 }
             }
+            Message::Data { recipient, data } | Message::ExtendedData { recipient, data, .. } => {
+                if let Some(channel) = self.by_our_number(recipient) {
+                    channel.granted = channel.granted.saturating_sub(data.len() as u64);
+                }
+            }
             Message::Eof { recipient } => {
                 if let Some(channel) = self.by_our_number(recipient) {
                     channel.eof_received = true;

@@ -5,6 +5,7 @@
 //! | [`subject`] | the engine under test: the component and the native library, call by call the same |
 //! | [`ledger`] | what must hold in every test: one completion per request, windows kept, nothing after CLOSE |
 //! | [`mod@bench`] | a subject with its ledger, and a peer's and a user's most common moves |
+//! | [`link`] | a far side behind a link that takes time, in virtual time |
 //! | [`peer`] | messages and effects in a form that can be compared and printed |
 //! | [`world`] | the program `sshnet-host`, run for a test, and what is around it |
 //! | [`sshd`] | an sshd of a test's own |
@@ -20,6 +21,7 @@
 pub mod bench;
 pub mod fuzz;
 pub mod ledger;
+pub mod link;
 pub mod ninep;
 pub mod peer;
 pub mod sim;

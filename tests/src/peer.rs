@@ -56,6 +56,12 @@ pub fn fail(why: &str) -> Effect {
     Effect::Fail(why.to_owned())
 }
 
+/// A question that every peer must answer (RFC 4254 section 5.4).
+pub fn question(recipient: u32) -> Effect {
+    let name = b"keepalive@openssh.com";
+    send(Message::Request { recipient, name, want_reply: true, data: b"" })
+}
+
 /// A `direct-tcpip` open, as the engine sends it.
 pub fn direct(sender: u32, window: u32, packet: u32, host: &str, port: u32) -> Message<'_> {
     let kind = Open::DirectTcpip {

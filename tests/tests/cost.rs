@@ -44,7 +44,7 @@ fn among(crowd: u32) -> Limits {
         unacknowledged: 1 << 40,
         windows: 1 << 40,
         window: 1 << 20,
-        window_max: 1 << 20,
+        window_max: 15 << 20,
         packet: 32_768,
         room: 1 << 30,
         control: 1 << 20,
@@ -60,6 +60,8 @@ struct Meter {
     burnt: u64,
     requests: u64,
     theirs: u32,
+    /// In microseconds.
+    now: u64,
 }
 
 /// A conversation, and the engine's number of its channel.
@@ -77,10 +79,11 @@ impl Meter {
         let sandbox = Sandbox::for_limits(&limits);
         let config = Config { prefix: "/net".into(), services: Vec::new(), limits };
         let engine = core.session(&config, sandbox).expect("a session");
-        let mut meter = Self { engine, burnt: 0, requests: 0, theirs: 0 };
+        let mut meter = Self { engine, burnt: 0, requests: 0, theirs: 0, now: 0 };
         meter.call(Engine::pipe_up);
         for _ in 0..crowd {
-            let line = meter.dial();
+            // On a path of 50 ms, on which windows may grow.
+            let line = meter.dial_in(50_000);
             meter.read(line, LARGE);
         }
         let request = meter.request();
@@ -142,11 +145,21 @@ impl Meter {
     }
 
     fn dial(&mut self) -> Line {
+        self.dial_in(0)
+    }
+
+    /// The far side takes so long to answer.
+    fn dial_in(&mut self, time: u64) -> Line {
         let request = self.request();
         let id = self.made(|engine| engine.clone_client(request, Protocol::Tcp));
         let request = self.request();
         let effects = self.call(|engine| engine.control(request, id, b"connect example.net!7"));
         let ours = opened(&effects);
+        if time > 0 {
+            self.now += time;
+            let now = self.now;
+            self.call(|engine| engine.advance(now));
+        }
         self.theirs += 1;
         let theirs = self.theirs;
         let confirmation = Message::OpenConfirmation {
@@ -307,7 +320,7 @@ fn data_that_comes_byte_by_byte_is_held_in_little_more_memory() {
     let config = Config { prefix: "/net".into(), services: Vec::new(), limits };
     let sandbox = Sandbox { memory: 4 << 20, ..Sandbox::for_limits(&limits) };
     let engine = core.session(&config, sandbox).expect("a session");
-    let mut meter = Meter { engine, burnt: 0, requests: 0, theirs: 0 };
+    let mut meter = Meter { engine, burnt: 0, requests: 0, theirs: 0, now: 0 };
     meter.call(Engine::pipe_up);
     let line = meter.dial();
     for _ in 0..BYTES {

@@ -64,9 +64,12 @@ impl Session {
             Ok(count) => count,
             Err(need) => {
                 self.starved.insert(need, id);
-                if c.awaits_arrival.is_none() {
+                if c.awaits_arrival.is_none()
+                    && let Some(pipe) = &mut self.pipe
+                {
                     c.send.ask();
-                    c.awaits_arrival = Some(self.out.ask(c));
+                    let answers = self.out.ask(id, c, &mut pipe.path.trip, self.now);
+                    c.awaits_arrival = Some(answers);
                 }
                 return;
             }
@@ -106,11 +109,15 @@ impl Session {
         }
     }
 
-    /// A conversation ended: it waits no more, and holds nothing of what may be
-    /// on the way. (Where it was in the queue of turns, nobody will be found.)
+    /// A conversation ended: it waits no more, for an answer neither, and holds
+    /// nothing of what may be on the way. (Where it was in the queue of turns, nobody
+    /// will be found.)
     pub(super) fn leave_turn(&mut self, id: ClientId, c: &mut Conversation) {
         self.starved.remove(id);
         c.send.close(&mut self.uploads);
+        if let Some(pipe) = &mut self.pipe {
+            pipe.path.trip.leave(id);
+        }
     }
 
     /// Who needs least of those that wait for a share, if there is as much.
@@ -135,14 +142,37 @@ impl Session {
         }
     }
 
-    /// Gives the peer new window for what was read, where it is worth a message.
-    pub(super) fn grant(&mut self, id: ClientId) {
-        if let Ok(client) = self.clients.get_mut(id)
+    /// So many bytes were taken: the peer gets new window for what was read, where
+    /// it is worth a message.
+    pub(super) fn grant(&mut self, id: ClientId, taken: usize) {
+        if let Some(pipe) = &mut self.pipe
+            && let Ok(client) = self.clients.get_mut(id)
             && let State::Established(c) = &mut client.state
             && !c.inbox.ended()
-            && let Some(bytes) = c.receive.grant(self.limits.packet, &mut self.pool)
         {
-            self.out.send(&Message::WindowAdjust { recipient: c.peer.0, bytes });
+            c.receive.took(taken, self.now, &mut pipe.path);
+            if let Some(bytes) = c.receive.grant(self.limits.packet, &pipe.path, &mut self.pool) {
+                self.out.send(&Message::WindowAdjust { recipient: c.peer.0, bytes });
+                let due = pipe.path.trip.is_due(self.now);
+                self.sound(id, due);
+            }
+        }
+    }
+
+    /// A conversation began. The first of a pipe measures the round trip, before
+    /// data can come.
+    pub(super) fn begin(&mut self, id: ClientId) {
+        let new = self.pipe.as_ref().is_some_and(|pipe| pipe.path.trip.is_new());
+        self.sound(id, new);
+    }
+
+    /// Measures the round trip, if it is time for that and windows depend on it.
+    fn sound(&mut self, id: ClientId, due: bool) {
+        if let Some(pipe) = self.pipe.as_mut().filter(|pipe| due && pipe.path.adapts())
+            && let Ok(client) = self.clients.get_mut(id)
+            && let State::Established(c) = &mut client.state
+        {
+            self.out.ask(id, c, &mut pipe.path.trip, self.now);
         }
     }
 }

@@ -12,7 +12,7 @@ use bytes::{Buf, Bytes};
 
 use super::{Awaited, Session};
 use crate::client::{Announcing, Bound, Call, Conversation, Dial, End, Listener, State};
-use crate::ctl::Announced;
+use crate::ctl::{Announced, halves};
 use crate::effect::{ClientId, Effect, Error, ErrorCode, printable};
 use crate::message::{DATA_HEADER, Message, MessageError, Open, reason};
 use crate::table::{Channel, Ours, Theirs};
@@ -294,6 +294,9 @@ impl Session {
         if !matches!(client.state, State::Dialing(_)) {
             return Ok(());
         }
+        if let Some(pipe) = &mut self.pipe {
+            pipe.path.trip.took(self.now.saturating_sub(client.since));
+        }
         let State::Dialing(Dial { control, channel: Some((_, receive)), .. }) =
             client.enter(State::Closed, self.now)
         else {
@@ -306,6 +309,7 @@ impl Session {
         self.channels.set(ours, Channel::Open { owner: id });
         self.out.statistics.dials += 1;
         self.run(id, control);
+        self.begin(id);
         Ok(())
     }
 
@@ -378,7 +382,7 @@ impl Session {
         let taken = self.out.serve(&mut c.inbox);
         if taken > 0 {
             c.receive.consumed(taken, &mut self.pool);
-            self.grant(id);
+            self.grant(id, taken);
         }
         Ok(())
     }
@@ -395,7 +399,7 @@ impl Session {
             self.violated(id, &error.to_string());
         } else {
             c.receive.consumed(length, &mut self.pool);
-            self.grant(id);
+            self.grant(id, 0);
         }
         Ok(())
     }
@@ -459,6 +463,9 @@ impl Session {
                 return Ok(());
             };
             c.probes = left;
+            if let Some(pipe) = &mut self.pipe {
+                pipe.path.trip.answered(id, self.now);
+            }
             c.awaits_arrival = c.awaits_arrival.map(|answers| answers.saturating_sub(1));
             if c.awaits_arrival == Some(0) {
                 c.awaits_arrival = None;
@@ -537,8 +544,9 @@ fn bound_address(address: Announced, data: &[u8]) -> Result<Announced, Error> {
 
 /// An address from the peer as the tree shows it.
 fn shown(address: &[u8]) -> String {
-    match address {
-        b"" => "*".to_string(),
-        _ => printable(address).replace('!', "\\x21"),
+    let mut text = if address.is_empty() { "*".to_string() } else { printable(address) };
+    while let Some((before, behind)) = halves(&text) {
+        text = format!("{before}\\x21{behind}");
     }
+    text
 }

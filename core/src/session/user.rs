@@ -166,10 +166,8 @@ impl Session {
     fn open_channel(&mut self, id: ClientId) {
         let Ok(client) = self.clients.get_mut(id) else { return };
         let State::Dialing(dial) = &mut client.state else { return };
-        if self.pipe.is_none() || dial.channel.is_some() {
-            return;
-        }
-        let window = ReceiveWindow::new(self.limits.window, &mut self.pool);
+        let Some(pipe) = self.pipe.as_ref().filter(|_| dial.channel.is_none()) else { return };
+        let window = ReceiveWindow::new(&pipe.path, &mut self.pool);
         let channel = self.channels.insert(Channel::Opening { owner: Some(id) });
         self.out.send(&Message::Open {
             sender: channel.0,
@@ -353,7 +351,7 @@ impl Session {
             self.out.requests.insert(request, id);
         }
         if taken > 0 {
-            self.grant(id);
+            self.grant(id, taken);
         }
         Ok(())
     }
@@ -450,8 +448,9 @@ impl Session {
 
     /// Confirms a call: it becomes this new client's conversation.
     fn take_call(&mut self, taker: ClientId, call: Call) {
+        let Some(pipe) = &self.pipe else { return };
         let channel = self.channels.insert(Channel::Open { owner: taker });
-        let window = ReceiveWindow::new(self.limits.window, &mut self.pool);
+        let window = ReceiveWindow::new(&pipe.path, &mut self.pool);
         self.out.send(&Message::OpenConfirmation {
             recipient: call.channel.0,
             sender: channel.0,
@@ -467,6 +466,7 @@ impl Session {
             client.remote = call.remote;
             client.enter(State::Established(conversation), self.now);
         }
+        self.begin(taker);
     }
 
     /// Gives up on a request.

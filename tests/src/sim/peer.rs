@@ -205,8 +205,11 @@ impl Peer {
             }
             Message::Request { recipient, want_reply: true, .. } => {
                 let end = self.end(recipient);
-                if let Some(theirs) = end.filter(|end| !end.sent_close).map(|end| end.theirs) {
-                    self.say(&Message::Failure { recipient: theirs });
+                if let Some(recipient) = end.filter(|end| !end.sent_close).map(|end| end.theirs) {
+                    self.say(&match rng.one_in(4) {
+                        true => Message::Success { recipient },
+                        false => Message::Failure { recipient },
+                    });
                 }
             }
             _ => {}

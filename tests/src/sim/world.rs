@@ -76,7 +76,7 @@ impl Options {
             ends: rng.one_in(6),
             burst: rng.pick(&[1, 3, 20]),
             foolish: rng.pick(&[3, 10, 100]),
-            tick: rng.pick(&[1, 100, 2_000]),
+            tick: rng.pick(&[1, 100, 2_000, 1_000_000]),
         }
     }
 }

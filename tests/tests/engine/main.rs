@@ -10,6 +10,7 @@ mod contract;
 mod control;
 mod dial;
 mod flush;
+mod growth;
 mod half_close;
 mod hostile;
 mod limits;

@@ -349,11 +349,14 @@ impl Model {
         ensure!(event.owed_cancels.is_empty(), "not cancelled: {:?}", event.owed_cancels);
         ensure!(event.owed_closes.is_empty(), "not closed: {:?}", event.owed_closes);
         ensure!(!event.owed_probe, "no sign of life was asked for");
+        ensure!(event.owed_trip.is_none(), "the round trip was not measured");
         ensure!(event.written.is_empty(), "sent and not completed: {:?}", event.written);
         ensure!(self.event.failed || event.taken.is_empty(), "a call was taken for nobody");
         let Some(pipe) = &self.pipe else { return Ok(()) };
         for (number, channel) in &pipe.channels {
             ensure!(!channel.closed && !channel.violated, "channel {number} is not closed");
+            let begun = event.begun.contains(number) && channel.phase == Phase::Open;
+            ensure!(!begun || !self.is_new(), "the round trip is not measured on {number}");
         }
         Ok(())
     }

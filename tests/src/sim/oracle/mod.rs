@@ -108,6 +108,11 @@ struct Pipe {
     heard: u64,
     /// When a sign of life was asked for since then.
     probed: Option<u64>,
+    /// When anything was asked on a channel.
+    asked: Option<u64>,
+    /// The question whose answer tells how long a round trip takes: our number of
+    /// its channel, and which of the answers there it is, counted from now.
+    timed: Option<(u32, usize)>,
 }
 
 #[derive(Clone, Debug)]
@@ -298,6 +303,12 @@ struct Event {
     owed_global_failures: u32,
     owed_cancels: Vec<Place>,
     owed_probe: bool,
+    /// Whom the last message gave window.
+    granted: Option<u32>,
+    /// Whom it gave window when a round trip was to be measured.
+    owed_trip: Option<u32>,
+    /// Conversations that began, by our number.
+    begun: Vec<u32>,
     /// Channels that a hangup has to close.
     owed_closes: BTreeSet<u32>,
     /// The peer broke a rule that the session has to fail for.
@@ -425,6 +436,7 @@ impl Model {
             }
         }
         self.settle(seen)?;
+        self.forget_timed();
         self.check(seen)
     }
 
@@ -598,6 +610,40 @@ impl Model {
         }
     }
 
+    /// Whether a round trip is to be measured by the conversation that begins.
+    fn is_new(&self) -> bool {
+        let new = self.pipe.as_ref().is_some_and(|pipe| pipe.asked.is_none());
+        new && self.limits.window < self.limits.window_max
+    }
+
+    /// Whether one is to be measured by the conversation that gets window: one at a
+    /// time, now and then, and only where windows change.
+    fn is_due(&self) -> bool {
+        let Some(pipe) = &self.pipe else { return false };
+        self.limits.window < self.limits.window_max
+            && pipe.timed.is_none()
+            && pipe.asked.is_none_or(|at| self.now - at >= 10_000_000)
+    }
+
+    /// A question goes out on this channel, where it is to get so many answers.
+    fn asks(&mut self, ours: u32, answers: usize) {
+        let now = self.now;
+        if let Some(pipe) = &mut self.pipe {
+            pipe.asked = Some(now);
+            pipe.timed.get_or_insert((ours, answers));
+        }
+    }
+
+    /// What is asked on a channel that ends is not answered.
+    fn forget_timed(&mut self) {
+        let Some(pipe) = &mut self.pipe else { return };
+        pipe.timed = pipe.timed.filter(|(ours, _)| {
+            pipe.channels
+                .get(ours)
+                .is_some_and(|c| c.phase == Phase::Open && !c.closed && !c.violated)
+        });
+    }
+
     /// When dials and announcements have to be given up.
     fn deadlines(&self) -> Vec<(u64, ClientId)> {
         let mut deadlines = Vec::new();
@@ -693,6 +739,8 @@ impl Model {
         event.owed_refusals.clear();
         event.owed_global_failures = 0;
         event.owed_probe = false;
+        event.owed_trip = None;
+        event.begun.clear();
     }
 
     /// The engine says that the peer is at fault.

@@ -96,12 +96,32 @@ impl Model {
                 Ok(())
             }
             Message::Success { recipient } | Message::Failure { recipient } => {
+                let mut answers = false;
                 self.on_open(recipient, "an answer", |c, _| {
-                    if c.asks.pop_front() == Some(true) {
+                    let asked = c.asks.pop_front();
+                    answers = asked.is_some();
+                    if asked == Some(true) {
                         c.acknowledge(c.asked);
                     }
                     Ok(())
-                })
+                })?;
+                if answers {
+                    self.tells_time(recipient);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// An answer to a question of ours came on this channel.
+    fn tells_time(&mut self, ours: u32) {
+        if let Some(pipe) = &mut self.pipe
+            && let Some((channel, left)) = &mut pipe.timed
+            && *channel == ours
+        {
+            *left -= 1;
+            if *left == 0 {
+                pipe.timed = None;
             }
         }
     }
@@ -230,6 +250,7 @@ impl Model {
         let conversation =
             Conversation { channel: ours, window, packet, open, ..Conversation::default() };
         self.enter(id, State::Established(Box::new(conversation)));
+        self.event.begun.push(ours);
         Ok(())
     }
 
@@ -327,6 +348,7 @@ impl Model {
         if self.blind {
             return Ok(());
         }
+        let granted = self.event.granted.take();
         match message {
             Message::Open { sender, window, packet, kind } => {
                 ensure!(!pipe.channels.contains_key(&sender), "channel {sender} is in use");
@@ -382,6 +404,7 @@ impl Model {
                     ..Conversation::default()
                 };
                 self.event.taken.push_back((sender, Box::new(conversation), call.port));
+                self.event.begun.push(sender);
             }
             Message::OpenFailure { recipient, .. } => {
                 self.figures.calls_refused += 1;
@@ -406,6 +429,11 @@ impl Model {
                     "granted {open} with {} unread, of at most {most}",
                     c.inbound.len()
                 );
+                self.event.granted = Some(recipient);
+                self.forget_timed();
+                if self.is_due() {
+                    self.event.owed_trip = Some(recipient);
+                }
             }
             Message::Data { recipient, data } => {
                 let most = self.limits.packet;
@@ -457,13 +485,24 @@ impl Model {
                 if let Some(pipe) = self.pipe.as_mut().filter(|_| probe) {
                     pipe.probed = Some(now);
                 }
+                self.forget_timed();
+                let (new, due) = (self.is_new(), self.is_due() && granted == Some(recipient));
                 let c = self.sender_of("a request", recipient)?;
-                if !probe {
+                // For the time it takes: of one who got window, or whose conversation
+                // begins. Otherwise it is whether what was sent has arrived.
+                let trip = due || new && c.writes.is_empty();
+                let arrival = !probe && !trip;
+                if arrival {
                     ensure!(!c.writes.is_empty(), "a question for nobody who waits");
                     ensure!(!c.asks.contains(&true), "a second question");
                     c.asked = c.unacknowledged;
                 }
-                c.asks.push_back(!probe);
+                c.asks.push_back(arrival);
+                let (ours, answers) = (c.channel, c.asks.len());
+                if self.event.owed_trip == Some(recipient) {
+                    self.event.owed_trip = None;
+                }
+                self.asks(ours, answers);
             }
             Message::GlobalRequest { want_reply, request } => {
                 ensure!(want_reply, "a global request that wants no reply");

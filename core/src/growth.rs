@@ -1,0 +1,435 @@
+//! How large a receive window should be.
+//!
+//! A window carries at most its size in a round trip, so a path needs as much
+//! window as it carries in one (the bandwidth-delay product). More than that only
+//! waits in the buffers on the way, and OpenSSH copies such a backlog for each
+//! message that it adds to it. So:
+//!
+//! 1. What everyone has, the *base*, is [`Limits::window`], which fills a path of
+//!    1 GB/s and 2 ms. Where the round trip is less than [`NEAR`] those that are
+//!    busy share it, for there it is the sum of their windows that waits in the
+//!    buffers. None gets less than [`LEAST`] packets.
+//! 2. Above its base a window grows by what was *taken*: who reads slowly, or not
+//!    at all, never needs more. When five eighths of it were taken within a round
+//!    trip, it doubles. The round trip is the least that the pipe had, as
+//!    [`Trip`] has it. Under [`SHORT`] nothing grows.
+//! 3. A doubling is a *trial*. It counts from a round trip later, when what it let
+//!    the peer send arrives, and stands once a fifth more is taken. If that
+//!    does not come about, the path was full already: it is taken back, and the
+//!    next trial is [`LONG`] after. So a window that stands still carries five
+//!    sixths of what a larger one would.
+//! 4. A window of which for some round trips less than a quarter was taken is
+//!    halved, and after [`LONG`] without taking nothing is left of its growth. A
+//!    window can't be revoked: less is granted, until it has the size.
+//!
+//! That growth follows what the application took is Linux's receiver (DRS,
+//! `tcp_rcv_space_adjust`); that a window doubles which is used up within a round
+//! trip or two is that of yamux and of quic-go. These trust a round trip measured
+//! under load, and grow by their own queue; hence the least one, and the trial. The
+//! first question goes out when the first conversation of a pipe begins, one more
+//! at most every ten seconds, and only while window is given.
+//!
+//! Knows sizes and times, neither channels nor what a window is at the moment.
+
+use crate::config::Limits;
+use crate::effect::Instant;
+use crate::trip::Trip;
+
+/// The path fills with what everyone has, or its round trip is less than the
+/// clock can tell: hosts tell the time in steps.
+const SHORT: Instant = 2_000;
+/// A round trip under which those that are busy share: few such paths hold more
+/// than one window, and on those that do each grows from its share.
+const NEAR: Instant = 10_000;
+/// No share is less than so many packets.
+const LEAST: u32 = 4;
+/// How long it is counted who is busy.
+const PERIOD: Instant = 100_000;
+/// After this time things may have changed.
+const LONG: Instant = 10_000_000;
+/// For so many round trips a trial may show no gain, for the peer's TCP has to
+/// follow first; and so many in a row must show that a window is too large.
+const PATIENCE: u8 = 4;
+
+/// What the conversations of a pipe have in common.
+#[derive(Debug)]
+pub(crate) struct Path {
+    pub(crate) trip: Trip,
+    window: u32,
+    max: u32,
+    least: u32,
+    /// The period under way, and when it began.
+    period: u32,
+    began: Instant,
+    /// Who was busy in this period and in the last.
+    busy: u32,
+    were_busy: u32,
+}
+
+impl Path {
+    /// A pipe of which nothing is known.
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            trip: Trip::default(),
+            window: limits.window,
+            max: limits.window_max,
+            least: limits.packet.saturating_mul(LEAST).min(limits.window),
+            period: 0,
+            began: 0,
+            busy: 0,
+            were_busy: 0,
+        }
+    }
+
+    /// Whether windows change at all.
+    pub(crate) fn adapts(&self) -> bool {
+        self.window < self.max
+    }
+
+    /// The window that everyone has.
+    pub(crate) fn base(&self) -> u32 {
+        match self.trip.least() {
+            Some(trip) if trip < NEAR && self.adapts() => {
+                (self.window / self.busy.max(self.were_busy).max(1)).max(self.least)
+            }
+            _ => self.window,
+        }
+    }
+
+    /// Counts who is busy: who takes as much in a period as the least share.
+    fn count(&mut self, member: &mut Member, bytes: u32, now: Instant) {
+        let time = now.saturating_sub(self.began);
+        if time >= PERIOD {
+            // Of the last period, if that was just before.
+            self.were_busy = if time < 2 * PERIOD { self.busy } else { 0 };
+            self.busy = 0;
+            self.began = now;
+            self.period = self.period.wrapping_add(1);
+        }
+        if member.period != self.period {
+            *member = Member { period: self.period, taken: 0 };
+        }
+        let before = member.taken;
+        member.taken = before.saturating_add(bytes);
+        self.busy += u32::from(before < self.least && member.taken >= self.least);
+    }
+}
+
+/// What one took in a period.
+#[derive(Debug, Default)]
+struct Member {
+    period: u32,
+    taken: u32,
+}
+
+/// Where a window is on its way.
+///
+/// ```text
+///            five eighths taken            a fifth gained
+///    Steady -------------------> Trial ---------------------> Steady
+///       ^                          | no gain
+///       +----- LONG ---- Resting <-+
+/// ```
+#[derive(Debug)]
+enum Stage {
+    Steady,
+    /// It was doubled; when so much is taken within a round trip that stands, and
+    /// for so many there may be less.
+    Trial {
+        before: u32,
+        enough: u32,
+        left: u8,
+    },
+    /// No trial before this time.
+    Resting(Instant),
+}
+
+/// One conversation's window.
+#[derive(Debug)]
+pub(crate) struct Growth {
+    /// What it needs, as far as that is more than its base.
+    grown: u32,
+    stage: Stage,
+    /// The round trip under way began then, or will; what was taken in it.
+    since: Option<Instant>,
+    taken: u32,
+    /// How many trips in a row took little.
+    low: u8,
+    member: Member,
+}
+
+impl Growth {
+    /// That of a new conversation.
+    pub(crate) fn new() -> Self {
+        Self {
+            grown: 0,
+            stage: Stage::Steady,
+            since: None,
+            taken: 0,
+            low: 0,
+            member: Member::default(),
+        }
+    }
+
+    /// What the window should be.
+    pub(crate) fn target(&self, path: &Path) -> u32 {
+        self.grown.max(path.base())
+    }
+
+    /// The application took so many bytes, and so many are left that it could take.
+    pub(crate) fn took(&mut self, bytes: u32, unread: u32, now: Instant, path: &mut Path) {
+        if !path.adapts() {
+            return;
+        }
+        path.count(&mut self.member, bytes, now);
+        let Some(trip) = path.trip.least().filter(|trip| *trip >= SHORT) else {
+            // It may have seemed longer.
+            self.grown = 0;
+            self.since = None;
+            return;
+        };
+        let Some(since) = self.since else {
+            self.begin(now);
+            return;
+        };
+        if now < since {
+            return;
+        }
+        self.taken = self.taken.saturating_add(bytes);
+        let time = now - since;
+        if time < trip {
+            return;
+        }
+        let taken = self.taken;
+        self.begin(now);
+        if time >= LONG {
+            self.grown = 0;
+            self.stage = Stage::Steady;
+            return;
+        }
+        // What was taken within a round trip: no more than in this time, and no
+        // product past 2^32 times LONG.
+        let taken = (u64::from(taken) * trip / time) as u32;
+        if self.is_on_trial(taken, now) {
+            return;
+        }
+        let window = self.target(path);
+        self.shrink(taken, window);
+        let used_up = taken / 5 > window / 8 && unread <= window / 4;
+        let rests = matches!(self.stage, Stage::Resting(until) if now < until);
+        if used_up && !rests && window < path.max {
+            let larger = window.saturating_mul(2).min(path.max);
+            // A fifth, or as much less as it is less than a doubling.
+            let part = (larger - window) / (window / 16).max(1);
+            let enough = taken.saturating_add(taken / 80 * part);
+            self.stage = Stage::Trial { before: self.grown, enough, left: PATIENCE };
+            self.grown = larger;
+            self.begin(now.saturating_add(trip));
+        }
+    }
+
+    /// Counts from this time on.
+    fn begin(&mut self, at: Instant) {
+        self.since = Some(at);
+        self.taken = 0;
+    }
+
+    /// What a trial comes to when so much is taken: true if nothing can be said yet,
+    /// or if it failed.
+    fn is_on_trial(&mut self, taken: u32, now: Instant) -> bool {
+        let Stage::Trial { before, enough, left } = &mut self.stage else { return false };
+        if taken >= *enough {
+            self.stage = Stage::Steady;
+            return false;
+        }
+        *left -= 1;
+        if *left == 0 {
+            self.grown = *before;
+            self.stage = Stage::Resting(now.saturating_add(LONG));
+        }
+        true
+    }
+
+    /// Gives up some of what it grew, if it has not needed that for a while.
+    fn shrink(&mut self, taken: u32, window: u32) {
+        if taken >= window / 4 {
+            self.low = 0;
+            return;
+        }
+        self.low += 1;
+        if self.low == PATIENCE {
+            self.low = 0;
+            self.grown /= 2;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIB: u32 = 1 << 10;
+    const MIB: u32 = 1 << 20;
+    const TRIP: Instant = 102_400;
+
+    /// One conversation on a path.
+    struct One {
+        path: Path,
+        growth: Growth,
+        now: Instant,
+    }
+
+    impl One {
+        fn new(limits: Limits, trip: Instant) -> Self {
+            let mut path = Path::new(&limits);
+            path.trip.took(trip);
+            Self { path, growth: Growth::new(), now: 1 }
+        }
+
+        /// So many bytes are taken in each of so many round trips, piece by piece;
+        /// answers the window.
+        fn takes(&mut self, bytes: u32, unread: u32, trips: u32) -> u32 {
+            for _ in 0..trips * 64 {
+                self.now += TRIP / 64;
+                self.growth.took(bytes / 64, unread, self.now, &mut self.path);
+            }
+            self.growth.target(&self.path)
+        }
+    }
+
+    fn long() -> One {
+        One::new(Limits::default(), TRIP)
+    }
+
+    #[test]
+    fn a_window_doubles_while_it_is_used_up() {
+        let mut one = long();
+        assert_eq!(one.takes(2 * MIB, 0, 2), 4 * MIB);
+        assert_eq!(one.takes(4 * MIB, 0, 2), 8 * MIB);
+        assert_eq!(one.takes(8 * MIB, 0, 2), 15 * MIB, "no more than it may");
+        assert_eq!(one.takes(15 * MIB, 0, 20), 15 * MIB);
+    }
+
+    #[test]
+    fn a_window_that_is_not_used_up_stays() {
+        assert_eq!(long().takes(5 * MIB / 4 - 100 * KIB, 0, 200), 2 * MIB);
+        // Or that is full of what nobody has read.
+        assert_eq!(long().takes(2 * MIB, MIB, 200), 2 * MIB);
+    }
+
+    #[test]
+    fn a_trial_stands_when_a_fifth_more_is_taken() {
+        let mut one = long();
+        one.takes(2 * MIB, 0, 2);
+        assert_eq!(one.takes(2 * MIB + 450 * KIB, 0, 3), 4 * MIB);
+        assert!(matches!(one.growth.stage, Stage::Steady));
+        let mut one = long();
+        one.takes(2 * MIB, 0, 2);
+        assert_eq!(one.takes(2 * MIB + MIB / 4, 0, 3), 4 * MIB, "there is time");
+        assert_eq!(one.takes(2 * MIB + MIB / 4, 0, 3), 2 * MIB, "it is taken back");
+        assert_eq!(one.takes(2 * MIB + MIB / 4, 0, 90), 2 * MIB, "it rests");
+        assert_eq!(one.takes(2 * MIB + MIB / 4, 0, 10), 4 * MIB, "it is tried again");
+    }
+
+    /// The last step is less than a doubling, and need not gain as much.
+    #[test]
+    fn a_small_step_has_to_gain_little() {
+        let limits = Limits { window: 12 * MIB, ..Limits::default() };
+        let mut one = One::new(limits, TRIP);
+        assert_eq!(one.takes(12 * MIB, 0, 2), 15 * MIB);
+        assert_eq!(one.takes(13 * MIB, 0, 20), 15 * MIB);
+        assert_eq!(One::new(limits, TRIP).takes(12 * MIB, 0, 20), 12 * MIB);
+    }
+
+    #[test]
+    fn what_is_not_needed_for_some_trips_is_given_up() {
+        let mut one = long();
+        one.takes(2 * MIB, 0, 2);
+        one.takes(4 * MIB, 0, 2);
+        one.takes(8 * MIB, 0, 2);
+        one.takes(15 * MIB, 0, 20);
+        assert_eq!(one.takes(4 * MIB, 0, 100), 15 * MIB);
+        assert_eq!(one.takes(MIB, 0, 3), 15 * MIB, "a pause is no reason");
+        assert_eq!(one.takes(MIB, 0, 3), 15 * MIB / 2);
+        assert_eq!(one.takes(MIB, 0, 20), 15 * MIB / 4);
+        assert_eq!(one.takes(MIB / 4, 0, 20), 2 * MIB, "and no more than it grew");
+    }
+
+    #[test]
+    fn after_a_long_pause_nothing_is_left() {
+        let mut one = long();
+        one.takes(2 * MIB, 0, 2);
+        one.takes(4 * MIB, 0, 1);
+        one.now += LONG;
+        assert_eq!(one.takes(16, 0, 1), 2 * MIB);
+        assert!(matches!(one.growth.stage, Stage::Steady));
+    }
+
+    #[test]
+    fn on_a_short_path_nothing_grows() {
+        for trip in [0, SHORT - 1] {
+            assert_eq!(One::new(Limits::default(), trip).takes(200 * MIB, 0, 50), 2 * MIB);
+        }
+        // Nor on one that turns out to be short.
+        let mut one = long();
+        one.takes(2 * MIB, 0, 2);
+        one.path.trip.took(SHORT - 1);
+        assert_eq!(one.takes(4 * MIB, 0, 1), 2 * MIB);
+        // Nor on one of which nothing is known.
+        let mut path = Path::new(&Limits::default());
+        let mut growth = Growth::new();
+        for now in 0..1_000 {
+            growth.took(MIB, 0, now * TRIP, &mut path);
+        }
+        assert_eq!(growth.target(&path), 2 * MIB);
+    }
+
+    #[test]
+    fn those_that_are_busy_share_on_a_near_path() {
+        for (trip, eight, forty) in
+            [(0, 256 * KIB, 128 * KIB), (NEAR - 1, 256 * KIB, 128 * KIB), (NEAR, 2 * MIB, 2 * MIB)]
+        {
+            let mut path = Path::new(&Limits::default());
+            path.trip.took(trip);
+            let mut members: [Member; 40] = core::array::from_fn(|_| Member::default());
+            for (busy, share) in [(1, 2 * MIB), (8, eight), (40, forty)] {
+                for member in members.iter_mut().take(busy) {
+                    path.count(member, 128 * KIB, PERIOD);
+                }
+                assert_eq!(path.base(), share, "{trip} us, {busy} busy");
+            }
+            // In the next period they still count, and after it no more.
+            path.count(&mut members[0], 1, 2 * PERIOD);
+            assert_eq!(path.base(), forty);
+            path.count(&mut members[0], 1, 3 * PERIOD);
+            assert_eq!(path.base(), 2 * MIB);
+        }
+    }
+
+    /// Who takes little, in one period or another, is not busy.
+    #[test]
+    fn busy_is_who_takes_a_share_in_one_period() {
+        let mut path = Path::new(&Limits::default());
+        path.trip.took(0);
+        let (mut one, mut other) = (Member::default(), Member::default());
+        for period in 1..100 {
+            path.count(&mut one, 128 * KIB, period * PERIOD);
+            path.count(&mut other, 64 * KIB, period * PERIOD);
+            assert_eq!(path.base(), 2 * MIB);
+        }
+    }
+
+    #[test]
+    fn the_largest_windows_do_not_overflow() {
+        let limits = Limits { window: u32::MAX / 2, window_max: u32::MAX, ..Limits::default() };
+        for trip in [SHORT, LONG - 1, Instant::MAX] {
+            let mut one = One::new(limits, trip);
+            for now in [0, 1, trip / 2, trip - 1, trip, Instant::MAX - 1, Instant::MAX] {
+                for _ in 0..8 {
+                    one.growth.took(u32::MAX, 0, one.now.max(now), &mut one.path);
+                }
+                assert!(one.growth.target(&one.path) >= limits.window);
+            }
+        }
+    }
+}
