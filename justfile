@@ -44,6 +44,11 @@ install:
 sim RUNS="10000":
     SSHNET_SIM_RUNS={{ RUNS }} cargo test --package sshnet-tests --test sim --locked -- --nocapture every_seed
 
+# Have so many dials refused in a row by a real sshd, past what one ssh survives.
+refused DIALS="20000":
+    scripts/setup test
+    SSHNET_REFUSED_DIALS={{ DIALS }} cargo test --workspace --lib --locked -- --nocapture refused_dials_wear
+
 # Fuzz a target of core/fuzz (message or session) for so many seconds. Needs
 # cargo-fuzz and a nightly toolchain.
 fuzz TARGET SECONDS="600":

@@ -20,6 +20,7 @@ use clap_complete::Shell;
 
 use self::address::{Announced, Local, Target};
 use self::ssh::Far;
+use crate::pipe::openssh::CONNECTIONS;
 
 const USAGE: &str = "\
 sshnet-host [OPTIONS] [SSH OPTIONS] [USER@]HOST
@@ -189,6 +190,11 @@ struct Serving {
     /// announcement is not noticed, a port is not free while its calls last.
     #[arg(long)]
     caller_address: bool,
+
+    /// Spread dials over N ssh connections, 16 at most, where one sshd is too slow.
+    /// The first may ask for a password; the others must get in without.
+    #[arg(long, value_name = "N", value_parser = connections, default_value = "1")]
+    connections: usize,
 
     /// What leads to the far side. 'loopback' is this machine as its own far
     /// side, for trying things out; it takes no HOST.
@@ -446,6 +452,8 @@ pub enum Pipe {
         far: Far,
         /// Whether calls are to come with their caller's address.
         caller_address: bool,
+        /// Over how many connections dials are spread.
+        connections: usize,
     },
     /// This machine is its own far side.
     Loopback,
@@ -614,7 +622,8 @@ fn serve(
     serving: Serving,
     rest: Vec<OsString>,
 ) -> Result<Serve, UsageError> {
-    let Serving { mount, prefix, debug, core, ready_fd, caller_address, pipe, tcp } = serving;
+    let Serving { mount, prefix, debug, core, ready_fd, caller_address, connections, pipe, tcp } =
+        serving;
     let Tcp { listen, insecure_listen: anybody, exact_reads } = tcp;
     if let Some(address) = listen.filter(|address| !anybody && !address.ip().is_loopback()) {
         return Err(UsageError::new(format_args!(
@@ -634,7 +643,7 @@ fn serve(
         Kind::Openssh => {
             let far = ssh::read(rest).map_err(UsageError::new)?;
             let name = far.host();
-            (Pipe::Openssh { far, caller_address }, name)
+            (Pipe::Openssh { far, caller_address, connections }, name)
         }
         Kind::Loopback => {
             if let Some(word) = rest.first() {
@@ -646,6 +655,11 @@ fn serve(
             if caller_address {
                 return Err(UsageError::new(
                     "--caller-address is for ssh: the loopback always shows who calls",
+                ));
+            }
+            if connections > 1 {
+                return Err(UsageError::new(
+                    "--connections is for ssh: the loopback has no connection",
                 ));
             }
             (Pipe::Loopback, "loopback".into())
@@ -663,6 +677,7 @@ impl Serving {
             && self.core.is_none()
             && self.ready_fd.is_none()
             && !self.caller_address
+            && self.connections == 1
             && self.pipe == Kind::Openssh
             && self.tcp == Tcp { listen: None, insecure_listen: false, exact_reads: false }
     }
@@ -713,9 +728,8 @@ enum Word {
 fn kind(word: &OsStr) -> Word {
     match word.as_bytes() {
         b"--" => Word::End,
-        b"-s" | b"-m" | b"--prefix" | b"--core" | b"--ready-fd" | b"--pipe" | b"--listen" => {
-            Word::WithValue
-        }
+        b"-s" | b"-m" | b"--prefix" | b"--core" | b"--ready-fd" | b"--pipe" | b"--listen"
+        | b"--connections" => Word::WithValue,
         b"-D" | b"-h" => Word::Flag,
         // Of long options ssh has none: clap says what is wrong with this one.
         [b'-', b'-', ..] | [b'-', b's' | b'm', ..] => Word::Flag,
@@ -723,6 +737,14 @@ fn kind(word: &OsStr) -> Word {
         b"netstat" | b"ls" | b"cat" | b"write" | b"attach" => Word::Command,
         b"completions" | b"man" => Word::Command,
         _ => Word::Other,
+    }
+}
+
+/// Reads how many ssh connections there are to be.
+fn connections(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=CONNECTIONS) => Ok(count),
+        _ => Err(format!("it must be 1 to {CONNECTIONS}")),
     }
 }
 

@@ -290,11 +290,12 @@ type Running = Pin<Box<dyn Future<Output = Result<(), PipeError>> + Send>>;
 
 async fn start(pipe: args::Pipe) -> Result<Started, ServeError> {
     Ok(match pipe {
-        args::Pipe::Openssh { far, caller_address } => {
+        args::Pipe::Openssh { far, caller_address, connections } => {
             let name = far.host().display().to_string();
             let mut options = openssh::Options::new(far.destination);
             options.options = far.options;
             options.caller_address = caller_address;
+            options.connections = connections;
             let pipe = openssh::start(options).await?;
             Started { name, pipe: Box::new(|link| Box::pin(pipe.run(link))) }
         }

@@ -72,6 +72,11 @@ fn our_options_are_read() {
     assert_eq!(serve.core, Some(PathBuf::from("c.wasm")));
     assert_eq!(serve.ready_fd, Some(3));
     assert!(matches!(serve.pipe, Pipe::Openssh { caller_address: true, .. }));
+    for (line, wanted) in [("host", 1), ("--connections 3 host", 3), ("--connections=16 host", 16)]
+    {
+        let Pipe::Openssh { connections, .. } = served(line).pipe else { panic!("{line}") };
+        assert_eq!(connections, wanted, "{line}");
+    }
     assert_eq!(served("--prefix=/x host").prefix.as_deref(), Some("/x"));
     assert_eq!(served("host").prefix, None);
     assert_eq!(served("host").mount, None);
@@ -192,6 +197,11 @@ fn a_line_that_makes_no_sense_is_refused() {
         ("--pipe carrier-pigeon host", "carrier-pigeon"),
         ("--pipe loopback host", "takes no host"),
         ("--pipe loopback --caller-address", "--caller-address"),
+        ("--pipe loopback --connections 2", "--connections is for ssh"),
+        ("--connections 0 host", "must be 1 to 16"),
+        ("--connections 17 host", "must be 1 to 16"),
+        ("--connections host", "must be 1 to 16"),
+        ("--connections 2 dial a!1", "only -s has a meaning"),
         ("-- -- -oProxyCommand=x", "starts with '-'"),
         ("-- -- -host", "starts with '-'"),
         ("u@-host", "starts with '-'"),

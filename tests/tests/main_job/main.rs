@@ -26,6 +26,7 @@ macro_rules! on_each_pipe {
 mod bulk;
 mod calls;
 mod commands;
+mod connections;
 mod dial;
 mod ending;
 mod forward;

@@ -21,8 +21,11 @@
 //! Requests are carried out one after the other, which is the order of the
 //! answers. Of those, one is not the far side's: an address and port that is
 //! announced already is refused here.
+//!
+//! There may be several masters; listeners are made on one, the *home*. When another
+//! takes its place they stay where they are, and are cancelled there.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -31,13 +34,14 @@ use std::time::Duration;
 
 use sshnet_core::message::{Global, Message, Open};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 use super::mux::{Control, Listen, MuxError};
-use super::route::{ConnectionId, Kind};
-use super::{Shared, attach};
+use super::route::ConnectionId;
+use super::traffic::{Shared, Tasks, attach};
 use crate::pipe::error::PipeError;
+use crate::pipe::far::Far;
 
 /// Requests that wait for their turn; the ones past it are refused in theirs.
 const REQUESTS: usize = 4096;
@@ -134,24 +138,51 @@ impl Requests {
     }
 }
 
-/// What carries out the requests.
-pub(super) struct Forwards {
-    pub(super) shared: Arc<Shared>,
+/// A master on which listeners are made. It is held as long as it is the home, and
+/// once for each of its listeners.
+pub(super) struct Home {
+    id: ConnectionId,
     /// A control socket of our own.
-    pub(super) control: Control,
+    control: Control,
     /// Where the master takes more connections.
-    pub(super) master: PathBuf,
+    path: PathBuf,
     /// Where our sockets are.
-    pub(super) dir: PathBuf,
-    pub(super) caller_address: bool,
-    listeners: HashMap<Place, Listener>,
+    dir: PathBuf,
+    /// What takes the calls that it hands over.
+    far: Arc<Far>,
+    listeners: usize,
     /// Names of sockets by the place of a listener that failed once. The master
     /// remembers the socket that it was told then, and goes on connecting calls
     /// for that place to it, whatever it is told later.
     names: HashMap<Place, PathBuf>,
+}
+
+impl Home {
+    pub(super) fn new(
+        id: ConnectionId,
+        control: Control,
+        path: PathBuf,
+        dir: PathBuf,
+        far: Arc<Far>,
+    ) -> Self {
+        Self { id, control, path, dir, far, listeners: 0, names: HashMap::new() }
+    }
+}
+
+/// What carries out the requests.
+pub(super) struct Forwards {
+    shared: Arc<Shared>,
+    home: Home,
+    /// What takes its place.
+    next: mpsc::Receiver<Home>,
+    /// Earlier ones that still have listeners.
+    earlier: BTreeMap<ConnectionId, Home>,
+    caller_address: bool,
+    /// With the master that each is on.
+    listeners: HashMap<Place, (ConnectionId, Listener)>,
     name: u64,
     /// What works on the proxy connections of listeners.
-    proxies: JoinSet<Result<(), PipeError>>,
+    proxies: Tasks,
 }
 
 /// A place where calls are taken.
@@ -165,32 +196,40 @@ enum Listener {
 impl Forwards {
     pub(super) fn new(
         shared: Arc<Shared>,
-        control: Control,
-        master: PathBuf,
-        dir: PathBuf,
+        home: Home,
+        next: mpsc::Receiver<Home>,
         caller_address: bool,
     ) -> Self {
         Self {
             shared,
-            control,
-            master,
-            dir,
+            home,
+            next,
+            earlier: BTreeMap::new(),
             caller_address,
             listeners: HashMap::new(),
-            names: HashMap::new(),
             name: 0,
-            proxies: JoinSet::new(),
+            proxies: Tasks::new(),
         }
     }
 
-    /// Carries out requests; ends only when the master does.
-    pub(super) async fn serve(mut self) -> Result<(), PipeError> {
+    /// Carries out requests; ends only when a master does that has listeners or is
+    /// to have some, and says which.
+    pub(super) async fn serve(mut self) -> (ConnectionId, Result<(), PipeError>) {
         let shared = Arc::clone(&self.shared);
         loop {
             let request = tokio::select! {
+                biased;
+                Some(home) = self.next.recv() => {
+                    self.move_to(home);
+                    continue;
+                }
                 request = shared.requests.next() => request,
                 Some(ended) = self.proxies.join_next() => {
-                    ended.unwrap_or(Ok(()))?;
+                    if let Ok((id, Err(error))) = ended
+                        && let Some(master) = self.proxy_broke(id, &error)
+                    {
+                        return (master, Err(error));
+                    }
                     continue;
                 }
             };
@@ -201,21 +240,57 @@ impl Forwards {
                     }
                     continue;
                 }
-                Request::Listen { place, want_reply } => (self.listen(place).await, want_reply),
+                Request::Listen { place, want_reply } => {
+                    let answer = self.listen(place).await;
+                    (answer.map_err(|error| (self.home.id, error)), want_reply)
+                }
                 Request::Cancel { place, want_reply } => (self.cancel(&place).await, want_reply),
             };
             let reply = match &answer {
                 Ok(data) => Message::RequestSuccess { data }.encode(),
-                Err(error @ MuxError::Refused(_)) => {
+                Err((_, error @ MuxError::Refused(_))) => {
                     tracing::info!("calls at the far side: {error}");
                     Message::RequestFailure.encode()
                 }
-                Err(error) => return Err(PipeError::Mux(error.to_string())),
+                Err((master, error)) => return (*master, Err(PipeError::Mux(error.to_string()))),
             };
             if want_reply {
                 shared.link.receive(&reply);
             }
         }
+    }
+
+    /// Makes listeners there from now on.
+    fn move_to(&mut self, home: Home) {
+        let old = std::mem::replace(&mut self.home, home);
+        self.let_go(old.id);
+        if old.listeners > 0 {
+            self.earlier.insert(old.id, old);
+        }
+    }
+
+    /// A proxy connection of a listener broke. Gives its master if that is the end.
+    fn proxy_broke(&self, id: ConnectionId, error: &PipeError) -> Option<ConnectionId> {
+        // It may have ended with its master.
+        let master = self.shared.route().of(id)?;
+        if self.shared.route().held(master) {
+            return Some(master);
+        }
+        // The listener was cancelled, and only its last calls were there.
+        self.shared.end(id, &error.to_string());
+        None
+    }
+
+    fn let_go(&self, master: ConnectionId) {
+        self.shared.route().release(master);
+        self.shared.tell();
+    }
+
+    /// Takes a listener of the home into the table.
+    fn insert(&mut self, place: Place, listener: Listener) {
+        self.shared.route().hold(self.home.id);
+        self.home.listeners += 1;
+        self.listeners.insert(place, (self.home.id, listener));
     }
 
     /// Answers with the reply's data.
@@ -233,7 +308,7 @@ impl Forwards {
                     return Err(MuxError::Refused(words.to_owned()));
                 }
                 let listener = self.by_proxy(&address, port).await?;
-                self.listeners.insert(Place::Tcp(address, port), listener);
+                self.insert(Place::Tcp(address, port), listener);
                 Ok(Vec::new())
             }
             place => self.by_socket(place).await,
@@ -241,22 +316,22 @@ impl Forwards {
     }
 
     async fn by_socket(&mut self, place: Place) -> Result<Vec<u8>, MuxError> {
-        let path = match self.names.get(&place) {
+        let path = match self.home.names.get(&place) {
             Some(path) => path.clone(),
             None => {
                 self.name += 1;
-                self.dir.join(format!("f{}", self.name))
+                self.home.dir.join(format!("f{}", self.name))
             }
         };
         let refused = |error: io::Error| MuxError::Refused(error.to_string());
         let mut sockets = vec![Bound::new(path.clone()).map_err(refused)?];
         let asked = asked(&place);
-        let allocated = match self.control.open(&asked, &path).await {
+        let allocated = match self.home.control.open(&asked, &path).await {
             Ok(allocated) => allocated,
             Err(error) => {
                 let picked = matches!(place, Place::Tcp(_, 0));
-                if !picked && self.names.len() < NAMES {
-                    self.names.insert(place, path);
+                if !picked && self.home.names.len() < NAMES {
+                    self.home.names.insert(place, path);
                 }
                 return Err(error);
             }
@@ -265,7 +340,7 @@ impl Forwards {
             (Place::Tcp(address, 0), Some(port)) => {
                 let place = Place::Tcp(address, port);
                 // See `names`.
-                if let Some(other) = self.names.get(&place) {
+                if let Some(other) = self.home.names.get(&place) {
                     match Bound::new(other.clone()) {
                         Ok(socket) => sockets.push(socket),
                         Err(error) => tracing::warn!("{}: {error}", other.display()),
@@ -278,31 +353,44 @@ impl Forwards {
         };
         let mut tasks = JoinSet::new();
         for socket in sockets {
-            tasks.spawn(take(Arc::clone(&self.shared), socket, place.clone()));
+            tasks.spawn(take(Arc::clone(&self.home.far), socket, place.clone()));
         }
-        self.listeners.insert(place, Listener::Socket { asked, path, tasks });
+        self.insert(place, Listener::Socket { asked, path, tasks });
         Ok(data)
     }
 
     async fn by_proxy(&mut self, address: &[u8], port: u32) -> Result<Listener, MuxError> {
-        let connect = async { Control::connect(&self.master).await?.proxy().await };
+        let connect = async { Control::connect(&self.home.path).await?.proxy().await };
         // Nothing depends on this connection yet.
         let stream = connect.await.map_err(|error| MuxError::Refused(error.to_string()))?;
-        let id = attach(&self.shared, stream, Kind::Listener, &mut self.proxies);
+        let (id, _) = attach(&self.shared, stream, Some(self.home.id), &mut self.proxies);
         let request = Global::TcpipForward { address, port };
         self.shared.answer(id, Message::GlobalRequest { want_reply: false, request }.encode());
         Ok(Listener::Proxy { id })
     }
 
-    async fn cancel(&mut self, place: &Place) -> Result<Vec<u8>, MuxError> {
-        match self.listeners.remove(place) {
-            None => Err(MuxError::Refused("not announced".to_owned())),
-            Some(Listener::Socket { asked, path, mut tasks }) => {
-                let closed = self.control.close(&asked, &path).await;
+    /// Answers with the reply's data, or the master that it failed on.
+    async fn cancel(&mut self, place: &Place) -> Result<Vec<u8>, (ConnectionId, MuxError)> {
+        let Some((master, listener)) = self.listeners.remove(place) else {
+            return Err((self.home.id, MuxError::Refused("not announced".to_owned())));
+        };
+        let home = match self.earlier.get_mut(&master) {
+            Some(earlier) => earlier,
+            None => &mut self.home,
+        };
+        match listener {
+            Listener::Socket { asked, path, mut tasks } => {
+                let closed = home.control.close(&asked, &path).await;
                 tasks.shutdown().await;
-                closed.map(|()| Vec::new())
+                match closed {
+                    Ok(()) | Err(MuxError::Refused(_)) => {}
+                    // It is still held, as one whose end is the pipe's.
+                    Err(error) => return Err((master, error)),
+                }
+                self.forget(master);
+                closed.map(|()| Vec::new()).map_err(|error| (master, error))
             }
-            Some(Listener::Proxy { id }) => {
+            Listener::Proxy { id } => {
                 let shared = Arc::clone(&self.shared);
                 shared.route().retire(id);
                 self.proxies.spawn(async move {
@@ -311,11 +399,25 @@ impl Forwards {
                     }
                     // Its writer shuts the connection down, its reader sees the end.
                     shared.detach(id);
-                    Ok(())
+                    (id, Ok(()))
                 });
+                self.forget(master);
                 Ok(Vec::new())
             }
         }
+    }
+
+    /// A master has a listener less.
+    fn forget(&mut self, master: ConnectionId) {
+        if self.home.id == master {
+            self.home.listeners -= 1;
+        } else if let Some(earlier) = self.earlier.get_mut(&master) {
+            earlier.listeners -= 1;
+            if earlier.listeners == 0 {
+                self.earlier.remove(&master);
+            }
+        }
+        self.let_go(master);
     }
 }
 
@@ -350,7 +452,7 @@ impl Drop for Bound {
 }
 
 /// Takes the master's connections as calls.
-async fn take(shared: Arc<Shared>, bound: Bound, place: Place) {
+async fn take(far: Arc<Far>, bound: Bound, place: Place) {
     loop {
         match bound.socket.accept().await {
             Ok((stream, _)) if ours(&stream) => match &place {
@@ -358,10 +460,10 @@ async fn take(shared: Arc<Shared>, bound: Bound, place: Place) {
                     let (originator, originator_port) = (b"::", 0);
                     let port = *port;
                     let call = Open::ForwardedTcpip { address, port, originator, originator_port };
-                    shared.far.offer(stream, call);
+                    far.offer(stream, call);
                 }
                 Place::Unix(path) => {
-                    shared.far.offer(stream, Open::ForwardedStreamlocal { path });
+                    far.offer(stream, Open::ForwardedStreamlocal { path });
                 }
             },
             Ok(_) => tracing::warn!("a stranger called {}", bound.path.display()),

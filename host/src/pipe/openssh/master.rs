@@ -208,6 +208,17 @@ impl Process {
     }
 }
 
+/// Asks nothing and fails instead: for a login that the user has not begun.
+const UNATTENDED: &[&str] = &["-o", "BatchMode=yes"];
+
+/// A master that is ready: with one connection in proxy mode and one for requests.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) master: Master,
+    pub(super) proxy: UnixStream,
+    pub(super) control: Control,
+}
+
 /// A running master. Dropping it tells it to end and removes its directory.
 #[derive(Debug)]
 pub(super) struct Master {
@@ -219,12 +230,12 @@ pub(super) struct Master {
 }
 
 impl Master {
-    /// Starts ssh and waits until it is ready: with one connection in proxy mode
-    /// and one for requests.
-    pub(super) async fn start(options: &Options) -> Result<(Self, UnixStream, Control), PipeError> {
+    /// Starts ssh and waits until it is ready. One that is not `attended` may not
+    /// ask the user for anything.
+    pub(super) async fn start(options: &Options, attended: bool) -> Result<Ready, PipeError> {
         sys::raise_file_limit();
         let dir = PrivateDir::new().map_err(PipeError::Directory)?;
-        let mut master = Self::spawn(options, dir).await?;
+        let mut master = Self::spawn(options, attended, dir).await?;
         let path = master.dir.control();
         // As long as it lives, it may be asking for a password.
         while !path.exists() {
@@ -245,7 +256,7 @@ impl Master {
             Some(Ok(Ok((proxy, control)))) => {
                 // From here on other words count.
                 master.words.lock().clear();
-                Ok((master, proxy, control))
+                Ok(Ready { master, proxy, control })
             }
             Some(Ok(Err(error))) => Err(master.broken(PipeError::Mux(error.to_string())).await),
             Some(Err(_)) => {
@@ -256,13 +267,15 @@ impl Master {
         }
     }
 
-    async fn spawn(options: &Options, dir: PrivateDir) -> Result<Self, PipeError> {
+    async fn spawn(options: &Options, attended: bool, dir: PrivateDir) -> Result<Self, PipeError> {
         let failed = |error| PipeError::Run { program: options.program.clone(), error };
         let mut command = Command::new(&options.program);
         command
             .arg("-M")
             .arg("-S")
             .arg(dir.control())
+            // Of an option given twice, ssh takes the first.
+            .args(if attended { &[] } else { UNATTENDED })
             .args(FIXED)
             .args(&options.options)
             .args([OsStr::new("--"), &options.destination])
@@ -297,6 +310,14 @@ impl Master {
     /// Where it takes more connections.
     pub(super) fn control(&self) -> PathBuf {
         self.dir.control()
+    }
+
+    /// Waits for its end, and does not keep it from being dropped.
+    pub(super) fn exit(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut exit = self.exit.clone();
+        async move {
+            let _ = exit.wait_for(Option::is_some).await;
+        }
     }
 
     /// Waits for its end.
@@ -346,10 +367,15 @@ impl Master {
         }
     }
 
-    /// Ends it, before anybody closes a connection to it.
-    pub(super) async fn stop(&mut self) {
+    /// Tells it to end.
+    pub(super) fn terminate(&self) {
         self.words.quiet.store(true, Ordering::Relaxed);
         self.process.signal(Signal::TERM);
+    }
+
+    /// Ends it, before anybody closes a connection to it.
+    pub(super) async fn stop(&mut self) {
+        self.terminate();
         if timeout(END, self.exited()).await.is_err() {
             self.process.signal(Signal::KILL);
             self.exited().await;

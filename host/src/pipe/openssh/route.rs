@@ -18,8 +18,14 @@
 //! It does no I/O and rewrites in place: the sender in messages 90 and 91 coming
 //! in, the recipient in 91 to 100 going out. It refuses to know what is in a
 //! message beyond these numbers.
+//!
+//! A dial goes to the master with the fewest channels. One that gives no sign of
+//! life while it is dialled gets no more as long as there are others, or they
+//! would all end up there. When a connection ends by itself, the engine hears a
+//! CLOSE for each channel and a refusal for each dial in its place; what the engine
+//! still has to say to it is dropped.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sshnet_core::message::{Message, reason};
 
@@ -27,8 +33,17 @@ use sshnet_core::message::{Message, reason};
 /// that it never frees, and it dies when it has 16,384.
 pub(super) const FAILED_DIALS: u32 = 12_000;
 
+/// Channels that a master is given, those of failed dials included.
+const OF_MASTER: usize = 16_000;
+
 /// Channels at a time, over all connections.
 const CHANNELS: usize = 16 << 10;
+
+/// Dials on a master, since it was last heard of, after which others come first.
+const UNHEARD: u32 = 8;
+
+/// What a dial is told when all masters are worn.
+const WORN: &str = "this ssh has seen too many failed dials";
 
 const OPEN: u8 = 90;
 const CONFIRMATION: u8 = 91;
@@ -45,10 +60,22 @@ pub(super) struct ConnectionId(u32);
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Kind {
-    /// Dials go there, to the newest of them.
+    /// Dials go there.
     Master,
-    /// Calls come from there, and nothing is dialled.
-    Listener,
+    /// Calls come from there, by a connection of its own to this master.
+    Listener(ConnectionId),
+    /// Calls come from there, as sockets that this master handed over.
+    Far(ConnectionId),
+}
+
+impl Kind {
+    /// The master that such a connection depends on.
+    fn of(self) -> Option<ConnectionId> {
+        match self {
+            Self::Master => None,
+            Self::Listener(of) | Self::Far(of) => Some(of),
+        }
+    }
 }
 
 /// A message that does not fit what went before.
@@ -66,9 +93,6 @@ pub(super) enum RouteError {
     /// Its channel is in another state.
     #[error("message of type {0} out of place for channel {1}")]
     OutOfPlace(u8, u32),
-    /// A dial, and there is no connection for it.
-    #[error("no connection to dial on")]
-    NoMaster,
 }
 
 /// What becomes of a message of the engine.
@@ -78,6 +102,8 @@ pub(super) enum Outgoing {
     To(ConnectionId),
     /// The engine gets this answer instead.
     Answer(Vec<u8>),
+    /// Nothing: its connection has ended.
+    Drop,
 }
 
 /// What becomes of a message of a connection.
@@ -91,11 +117,28 @@ pub(super) enum Incoming {
     Drop,
 }
 
-/// The table.
+/// What the end of a connection leaves behind.
 #[derive(Debug, Default)]
+pub(super) struct Ended {
+    /// It, and those that depend on it.
+    pub(super) connections: BTreeSet<ConnectionId>,
+    /// What the engine is to hear in their place.
+    pub(super) messages: Vec<Vec<u8>>,
+}
+
+/// The table.
+#[derive(Debug)]
 pub(super) struct Route {
     connections: BTreeMap<ConnectionId, Connection>,
     connection: u32,
+    /// Failed dials that a master may have.
+    failed_dials: u32,
+    /// Dials so far.
+    dials: u64,
+    /// What a dial is told for which no master is left.
+    refusal: String,
+    /// Whether one of the masters may need to be looked after.
+    news: bool,
     /// By virtual number.
     channels: Vec<Option<Channel>>,
     free: Vec<u32>,
@@ -109,6 +152,12 @@ struct Connection {
     channels: usize,
     failed: u32,
     retired: bool,
+    /// Of a master: listeners, and who is about to make some.
+    holds: usize,
+    /// Dials since it was last heard of.
+    unheard: u32,
+    /// The number of the last dial that went there.
+    dialled: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -136,25 +185,71 @@ enum Ours {
 }
 
 impl Route {
-    /// A table with no connections.
-    pub(super) fn new() -> Self {
-        Self::default()
+    /// A table with no connections; a master gets no more dials when so many have
+    /// failed there.
+    pub(super) fn new(failed_dials: u32) -> Self {
+        Self {
+            connections: BTreeMap::new(),
+            connection: 0,
+            failed_dials,
+            dials: 0,
+            refusal: WORN.to_owned(),
+            news: false,
+            channels: Vec::new(),
+            free: Vec::new(),
+            ours: HashMap::new(),
+        }
     }
 
     /// Adds a connection.
     pub(super) fn add(&mut self, kind: Kind) -> ConnectionId {
         let id = ConnectionId(self.connection);
         self.connection = self.connection.wrapping_add(1);
-        let new = Connection { kind, channels: 0, failed: 0, retired: false };
+        let new = Connection {
+            kind,
+            channels: 0,
+            failed: 0,
+            retired: false,
+            holds: 0,
+            unheard: 0,
+            dialled: 0,
+        };
         self.connections.insert(id, new);
         id
     }
 
-    /// Takes no more calls from a connection; what is open there goes on.
+    /// Takes no more calls from a connection, and no dials to it; what is open
+    /// there goes on.
     pub(super) fn retire(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.retired = true;
+            self.news = true;
         }
+    }
+
+    /// Keeps a master that has no channels: it listens, or is about to.
+    pub(super) fn hold(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.holds += 1;
+        }
+    }
+
+    /// Ends one [`Route::hold`].
+    pub(super) fn release(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.holds = connection.holds.saturating_sub(1);
+            self.news |= connection.retired;
+        }
+    }
+
+    /// Whether a master listens, or is about to.
+    pub(super) fn held(&self, id: ConnectionId) -> bool {
+        self.connections.get(&id).is_some_and(|c| c.holds > 0)
+    }
+
+    /// The master that a connection depends on.
+    pub(super) fn of(&self, id: ConnectionId) -> Option<ConnectionId> {
+        self.connections.get(&id).and_then(|c| c.kind.of())
     }
 
     /// Channels of a connection, dials and calls that wait included.
@@ -162,15 +257,82 @@ impl Route {
         self.connections.get(&id).map_or(0, |c| c.channels)
     }
 
-    /// Takes out a connection on which there are no channels; whether it did.
-    pub(super) fn remove(&mut self, id: ConnectionId) -> bool {
-        self.channels(id) == 0 && self.connections.remove(&id).is_some()
+    /// How many masters there are.
+    pub(super) fn masters(&self) -> usize {
+        self.connections.values().filter(|c| c.kind == Kind::Master).count()
     }
 
     /// Dials that failed on a connection.
-    #[cfg(test)]
-    fn failed(&self, id: ConnectionId) -> u32 {
+    pub(super) fn failed(&self, id: ConnectionId) -> u32 {
         self.connections.get(&id).map_or(0, |c| c.failed)
+    }
+
+    /// What a dial is told from now on for which no master is left.
+    pub(super) fn refuse_with(&mut self, words: Option<String>) {
+        self.refusal = words.unwrap_or_else(|| WORN.to_owned());
+    }
+
+    /// Whether, since this was last asked, a dial failed on a master that is worn,
+    /// or a retired connection may have come to its end.
+    pub(super) fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Takes out a connection on which there are no channels, and which does not
+    /// listen; whether it did. With a master go the sockets that it handed over.
+    pub(super) fn remove(&mut self, id: ConnectionId) -> bool {
+        let Some(connection) = self.connections.get(&id) else { return false };
+        let needed = self.connections.values().filter(|c| c.kind.of() == Some(id));
+        let mut needed = needed.map(|c| c.channels > 0 || matches!(c.kind, Kind::Listener(_)));
+        if connection.channels > 0 || connection.holds > 0 || needed.any(|needed| needed) {
+            return false;
+        }
+        let of = connection.kind.of();
+        self.connections.retain(|other, c| *other != id && c.kind.of() != Some(id));
+        // A master may have waited for it.
+        self.news |= of.is_some();
+        true
+    }
+
+    /// A connection has ended by itself, and those with it that depend on it. Dials
+    /// that waited are told these words.
+    pub(super) fn end(&mut self, id: ConnectionId, words: &str) -> Ended {
+        let mut ended = Ended::default();
+        let all = self.connections.iter();
+        let gone = all.filter(|(other, c)| **other == id || c.kind.of() == Some(id));
+        ended.connections = gone.map(|(id, _)| *id).collect();
+        self.connections.retain(|id, _| !ended.connections.contains(id));
+        self.news = true;
+        let mut dials: Vec<u32> = self
+            .ours
+            .iter()
+            .filter(|(_, to)| matches!(to, Ours::Dialling(on) if ended.connections.contains(on)))
+            .map(|(ours, _)| *ours)
+            .collect();
+        dials.sort_unstable();
+        for ours in dials {
+            self.ours.remove(&ours);
+            ended.messages.push(refusal(ours, reason::CONNECT_FAILED, words));
+        }
+        for number in 0..self.channels.len() {
+            let Some(Some(channel)) = self.channels.get_mut(number) else { continue };
+            if !ended.connections.contains(&channel.connection) {
+                continue;
+            }
+            match channel.state {
+                State::Open { ours } => {
+                    channel.state = State::ClosedThere { ours };
+                    ended.messages.push(Message::Close { recipient: ours }.encode());
+                }
+                State::ClosedHere { ours } => {
+                    self.forget(number as u32);
+                    ended.messages.push(Message::Close { recipient: ours }.encode());
+                }
+                // A call cannot be taken back: the engine hears when it answers.
+                State::Offered | State::ClosedThere { .. } => {}
+            }
+        }
+        ended
     }
 
     /// A message of the engine.
@@ -184,14 +346,19 @@ impl Route {
             return Err(RouteError::Unknown(kind, virtual_number));
         };
         let Channel { connection, theirs, state } = *channel;
+        let gone = !self.connections.contains_key(&connection);
         match (kind, state) {
             (CONFIRMATION, State::Offered) => {
                 let ours = number(message, 5)?;
                 if self.ours.contains_key(&ours) {
                     return Err(RouteError::OutOfPlace(kind, ours));
                 }
-                channel.state = State::Open { ours };
                 self.ours.insert(ours, Ours::Channel(virtual_number));
+                if gone {
+                    channel.state = State::ClosedThere { ours };
+                    return Ok(Outgoing::Answer(Message::Close { recipient: ours }.encode()));
+                }
+                channel.state = State::Open { ours };
             }
             (FAILURE, State::Offered) => self.forget(virtual_number),
             (CLOSE, State::Open { ours }) => channel.state = State::ClosedHere { ours },
@@ -199,6 +366,9 @@ impl Route {
             // It may not have seen their CLOSE yet.
             (ADJUST..CLOSE | REQUEST..=LAST, State::Open { .. } | State::ClosedThere { .. }) => {}
             _ => return Err(RouteError::OutOfPlace(kind, virtual_number)),
+        }
+        if gone {
+            return Ok(Outgoing::Drop);
         }
         set(message, 1, theirs)?;
         Ok(Outgoing::To(connection))
@@ -211,6 +381,11 @@ impl Route {
         message: &mut [u8],
     ) -> Result<Incoming, RouteError> {
         let kind = kind(message)?;
+        match self.connections.get_mut(&from) {
+            Some(connection) => connection.unheard = 0,
+            // It came while the connection was taken out.
+            None => return Ok(Incoming::Drop),
+        }
         if kind == OPEN {
             return self.call(from, message);
         }
@@ -227,9 +402,10 @@ impl Route {
             (FAILURE, Some(Ours::Dialling(on))) if on == from => {
                 self.ours.remove(&ours);
                 if let Some(connection) = self.connections.get_mut(&from) {
-                    connection.channels -= 1;
                     connection.failed += 1;
+                    self.news |= connection.failed >= worn(self.failed_dials);
                 }
+                self.fewer(from);
             }
             (ADJUST..=LAST, Some(Ours::Channel(virtual_number))) => {
                 let channel = match self.channels.get_mut(virtual_number as usize) {
@@ -255,15 +431,22 @@ impl Route {
         if self.ours.contains_key(&ours) {
             return Err(RouteError::OutOfPlace(OPEN, ours));
         }
-        let masters = self.connections.iter_mut().rev();
-        let (&id, master) = masters
-            .filter(|(_, c)| c.kind == Kind::Master)
-            .find(|(_, c)| !c.retired)
-            .ok_or(RouteError::NoMaster)?;
-        if master.failed >= FAILED_DIALS {
-            return Ok(Outgoing::Answer(refusal(ours, "this ssh has seen too many failed dials")));
-        }
+        let failed_dials = self.failed_dials;
+        let free = self.connections.iter_mut().filter(|(_, c)| {
+            c.kind == Kind::Master
+                && !c.retired
+                && c.failed < failed_dials
+                && c.channels + (c.failed as usize) < OF_MASTER
+        });
+        let least = free.min_by_key(|(_, c)| (c.unheard >= UNHEARD, c.channels, c.dialled));
+        let Some((&id, master)) = least else {
+            let answer = refusal(ours, reason::RESOURCE_SHORTAGE, &self.refusal);
+            return Ok(Outgoing::Answer(answer));
+        };
+        self.dials += 1;
         master.channels += 1;
+        master.unheard = master.unheard.saturating_add(1);
+        master.dialled = self.dials;
         self.ours.insert(ours, Ours::Dialling(id));
         Ok(Outgoing::To(id))
     }
@@ -272,12 +455,13 @@ impl Route {
         let at = sender_of_open(message)?;
         let theirs = number(message, at)?;
         let full = self.channels.len() - self.free.len() >= CHANNELS;
-        let connection = self.connections.get_mut(&from).ok_or(RouteError::NoMaster)?;
+        let Some(connection) = self.connections.get_mut(&from) else { return Ok(Incoming::Drop) };
+        let refused = |words| Incoming::Answer(refusal(theirs, reason::RESOURCE_SHORTAGE, words));
         if connection.retired {
-            return Ok(Incoming::Answer(refusal(theirs, "not listening any more")));
+            return Ok(refused("not listening any more"));
         }
         if full {
-            return Ok(Incoming::Answer(refusal(theirs, "too many channels")));
+            return Ok(refused("too many channels"));
         }
         connection.channels += 1;
         let new = self.insert(Channel { connection: from, theirs, state: State::Offered });
@@ -307,14 +491,29 @@ impl Route {
                 self.ours.remove(&ours);
             }
         }
-        if let Some(connection) = self.connections.get_mut(&channel.connection) {
-            connection.channels -= 1;
-        }
+        self.fewer(channel.connection);
+    }
+
+    /// A connection has a channel less.
+    fn fewer(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.channels -= 1;
+        let master = match connection.kind.of() {
+            Some(of) if connection.channels == 0 => self.connections.get(&of),
+            Some(_) => None,
+            None => self.connections.get(&id),
+        };
+        self.news |= master.is_some_and(|c| c.retired && c.channels == 0);
     }
 }
 
-fn refusal(recipient: u32, words: &str) -> Vec<u8> {
-    let (reason, description) = (reason::RESOURCE_SHORTAGE, words.as_bytes());
+/// Failed dials after which a master is to have a successor.
+pub(super) fn worn(failed_dials: u32) -> u32 {
+    failed_dials / 4 * 3
+}
+
+fn refusal(recipient: u32, reason: u32, words: &str) -> Vec<u8> {
+    let description = words.as_bytes();
     Message::OpenFailure { recipient, reason, description, language: b"en" }.encode()
 }
 

@@ -3,10 +3,12 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use sshnet_core::message::{Global, Open, reason};
+use sshnet_core::message::{Global, Message, Open, reason};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::*;
 use crate::pipe::testing::*;
@@ -87,8 +89,8 @@ impl Sshd {
             Ok(pipe) => pipe,
             Err(error) => panic!("{error}\n{}", self.log()),
         };
-        let dir = pipe.master.dir().to_owned();
-        let pid = pipe.master.pid().expect("a process");
+        let dir = pipe.first.master.dir().to_owned();
+        let pid = pipe.first.master.pid().expect("a process");
         assert_eq!(std::fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
         let (engine, link) = Engine::new();
         Running { engine, pipe: tokio::spawn(pipe.run(link)), dir, pid }
@@ -291,6 +293,102 @@ async fn refused_and_pending_dials_do_no_harm() {
     running.end().await;
 }
 
+/// `SSHNET_REFUSED_DIALS` makes it so many, with the real limit: `just refused`.
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_dials_wear_a_master_and_another_takes_its_place() {
+    let (dials, limit) = match std::env::var("SSHNET_REFUSED_DIALS") {
+        Ok(text) => (text.parse().expect("SSHNET_REFUSED_DIALS is a number"), FAILED_DIALS),
+        Err(_) => (300, 100),
+    };
+    let begun = std::time::Instant::now();
+    let sshd = Sshd::start(&[]).await;
+    let options = Options { failed_dials: limit, ..sshd.options() };
+    let mut running = sshd.pipe(options).await;
+    let sessions = children(sshd.process.id()).len();
+    let engine = &mut running.engine;
+    let echo = echo().await;
+    let channel = engine.dial("127.0.0.1", echo.port()).await.unwrap();
+    let listening = engine.announce("127.0.0.1", 0).await.expect("announced");
+    let listening = u32::from_be_bytes(listening.try_into().unwrap()) as u16;
+    let closed = free_port().await;
+    let (mut refused, mut at_the_limit) = (0, 0);
+    while refused < dials {
+        match engine.dial("127.0.0.1", closed).await.unwrap_err() {
+            (reason::CONNECT_FAILED, _) => refused += 1,
+            // They came faster than a new ssh logs in.
+            (reason::RESOURCE_SHORTAGE, words) => {
+                assert_eq!(words, "this ssh has seen too many failed dials");
+                at_the_limit += 1;
+                assert!(at_the_limit < 2_000, "no other ssh");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    println!("{refused} dials refused, {at_the_limit} at the limit, in {:?}", begun.elapsed());
+    // The first has the conversation and the listener; those in between have gone.
+    let left = async |count: usize| {
+        let left = async {
+            while children(sshd.process.id()).len() != count {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, left).await.expect("the others go");
+    };
+    left(2 * sessions).await;
+    let other = engine.announce("127.0.0.1", 0).await.expect("announced");
+    let other = u32::from_be_bytes(other.try_into().unwrap()) as u16;
+    for port in [listening, other] {
+        let caller = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let (theirs, .., called, _) = engine.call().await;
+        assert_eq!(called, u32::from(port));
+        engine.send(&Message::OpenFailure {
+            recipient: theirs,
+            reason: 1,
+            description: b"no",
+            language: b"",
+        });
+        assert_ended(caller).await;
+    }
+    assert_eq!(engine.exchange(channel, b"still there").await, b"still there");
+    dials_and_moves_a_mebibyte_both_ways_only(engine).await;
+    // Its last listener keeps it.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    left(2 * sessions).await;
+    assert_eq!(engine.cancel("127.0.0.1", listening).await, Some(Vec::new()));
+    left(sessions).await;
+    dials_and_moves_a_mebibyte_both_ways_only(engine).await;
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_no_other_can_log_in_dials_fail_at_the_limit_and_say_so() {
+    let sshd = Sshd::start(&[]).await;
+    let options = Options { failed_dials: 100, ..sshd.options() };
+    let mut running = sshd.pipe(options).await;
+    std::fs::remove_file(sshd.dir.path().join("user.pub")).unwrap();
+    let engine = &mut running.engine;
+    let echo = echo().await;
+    let channel = engine.dial("127.0.0.1", echo.port()).await.unwrap();
+    let closed = free_port().await;
+    let mut refused = 0;
+    let words = async {
+        loop {
+            match engine.dial("127.0.0.1", closed).await.unwrap_err() {
+                (reason::CONNECT_FAILED, _) => refused += 1,
+                (_, words) if words.contains("no new ssh") => break words,
+                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    let words = timeout(PATIENCE, words).await.expect("an end of it");
+    assert!(words.starts_with("too many failed dials, and no new ssh: ssh ended: "), "{words}");
+    assert!(words.contains("Permission denied"), "{words}");
+    assert_eq!(refused, 100);
+    assert_eq!(engine.exchange(channel, b"still there").await, b"still there");
+    running.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_that_are_not_for_ssh_are_not_sent() {
     let sshd = Sshd::start(&[]).await;
@@ -420,7 +518,8 @@ async fn a_dropped_pipe_leaves_nothing_behind() {
 
     // Nor does one that was never run, or never came to be.
     let pipe = start(sshd.options()).await.unwrap();
-    let (pid, dir) = (pipe.master.pid().expect("a process"), pipe.master.dir().to_owned());
+    let master = &pipe.first.master;
+    let (pid, dir) = (master.pid().expect("a process"), master.dir().to_owned());
     drop(pipe);
     assert_gone(pid, &dir).await;
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
