@@ -247,33 +247,58 @@ impl Client {
 
     /// Walks to a file, by its path from the root.
     pub fn walk(&self, path: &str) -> Answer<File> {
+        let (file, walking, names) = self.walking(path);
+        walked(file, walking, names)
+    }
+
+    /// Sends a walk; answers with what it is to, and of how many names it is.
+    fn walking(&self, path: &str) -> (File, Pending, usize) {
         let names: Vec<&str> = path.split('/').filter(|name| !name.is_empty()).collect();
         let fid = self.fid();
         let mut body = Body::new().u32(self.inner.root).u32(fid).u16(names.len() as u16);
         for name in &names {
             body = body.string(name);
         }
-        let reply = self.request(&format!("walk {path}"), 110, body).wait()?;
-        let walked = Fields(&reply).u16();
-        if usize::from(walked) < names.len() {
-            return Err(NineError { text: None, errno: None });
-        }
-        Ok(File { client: self.clone(), fid, path: path.to_owned() })
+        let walking = self.request(&format!("walk {path}"), 110, body);
+        (File { client: self.clone(), fid, path: path.to_owned() }, walking, names.len())
     }
 
     /// Walks to a file and opens it. Opening may take as long as it likes: the
     /// open is sent, and can be waited for.
     pub fn opening(&self, path: &str, mode: Mode) -> Answer<(File, Pending)> {
         let file = self.walk(path)?;
-        let what = format!("open {path}");
-        let pending = match self.inner.dialect {
+        let opening = self.send_open(&file, mode);
+        Ok((file, opening))
+    }
+
+    /// The same so many times, all of it sent at once.
+    pub fn opening_many(
+        &self,
+        path: &str,
+        mode: Mode,
+        count: usize,
+    ) -> Answer<Vec<(File, Pending)>> {
+        let sent: Vec<_> = (0..count)
+            .map(|_| {
+                let (file, walking, names) = self.walking(path);
+                let opening = self.send_open(&file, mode);
+                (file, walking, names, opening)
+            })
+            .collect();
+        sent.into_iter()
+            .map(|(file, walking, names, opening)| Ok((walked(file, walking, names)?, opening)))
+            .collect()
+    }
+
+    fn send_open(&self, file: &File, mode: Mode) -> Pending {
+        let what = format!("open {}", file.path);
+        match self.inner.dialect {
             Dialect::Linux => {
                 let flags = mode as u32;
                 self.request(&what, 12, Body::new().u32(file.fid).u32(flags))
             }
             _ => self.request(&what, 112, Body::new().u32(file.fid).u8(mode as u8)),
-        };
-        Ok((file, pending))
+        }
     }
 
     /// Opens a file that opens at once.
@@ -368,6 +393,18 @@ impl Client {
         let data = self.open(&format!("{directory}/data"), Mode::Both)?;
         Ok((directory, ctl, data))
     }
+}
+
+/// The file of a walk that went all the way.
+fn walked(file: File, walking: Pending, names: usize) -> Answer<File> {
+    let reply = walking.wait();
+    let far = reply.as_ref().is_ok_and(|reply| usize::from(Fields(reply).u16()) == names);
+    if far {
+        return Ok(file);
+    }
+    // It stands for nothing, so there is nothing to clunk.
+    std::mem::forget(file);
+    reply.and(Err(NineError { text: None, errno: None }))
 }
 
 impl Drop for Inner {

@@ -40,9 +40,7 @@ fn held(pid: u32) -> (u64, usize) {
 
 /// Opens a batch of conversations, all at once.
 fn dial(client: &Client, path: &Path) -> Vec<File> {
-    let opening: Vec<_> = (0..BATCH)
-        .map(|_| client.opening("unix/clone", Mode::Both).expect("there is room"))
-        .collect();
+    let opening = client.opening_many("unix/clone", Mode::Both, BATCH).expect("there is room");
     let connect = format!("connect {}", path.display());
     let dialling: Vec<_> = opening
         .into_iter()
