@@ -6,7 +6,7 @@ use std::io;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 use tokio::sync::watch;
 
-use super::conversation::{CopyError, receive, send};
+use super::conversation::{CopyError, Failed, receive, send};
 use super::share::Shares;
 use super::{CommandError, Trying, connect};
 use crate::ninep::client::{Client, ClientError, File};
@@ -37,12 +37,14 @@ pub async fn cat(service: Option<OsString>, path: String) -> Result<(), CommandE
             &file,
             &Shares::default().join(),
             tokio::io::stdout(),
-            &watch::Sender::new(false),
+            &Failed::new(None),
         )
         .await
         {
             Err(CopyError::Near(error)) => unread(error),
-            Err(CopyError::Far(error)) => Err(cannot("read", &path, error)),
+            Err(CopyError::Far(error) | CopyError::Refused(error)) => {
+                Err(cannot("read", &path, error))
+            }
             Ok(()) => Ok(()),
         };
     }
@@ -70,7 +72,9 @@ pub async fn write(service: Option<OsString>, path: String) -> Result<(), Comman
     let (_patience, idle) = watch::channel(None);
     match send(&file, &Shares::default().join(), tokio::io::stdin(), idle).await {
         Ok(()) => Ok(()),
-        Err(CopyError::Far(error)) => Err(cannot("write to", &path, error)),
+        Err(CopyError::Far(error) | CopyError::Refused(error)) => {
+            Err(cannot("write to", &path, error))
+        }
         Err(CopyError::Near(error)) => Err(error).trying(|| "cannot read stdin".to_owned()),
     }
 }

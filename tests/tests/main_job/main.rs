@@ -31,6 +31,7 @@ mod ending;
 mod forward;
 mod idle;
 mod input;
+mod refused;
 mod socks;
 mod stall;
 mod tools;
