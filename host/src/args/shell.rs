@@ -11,7 +11,10 @@ use super::{CommandLine, UsageError};
 pub(super) fn completions(shell: Shell) -> String {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut CommandLine::command(), "sshnet-host", &mut script);
-    String::from_utf8_lossy(&script).into_owned()
+    let script = String::from_utf8_lossy(&script);
+    // For bash it writes the hyphen of a program's name in two ways (clap's issue
+    // 6421, in 4.6.11 and before), and no command of ours would be found.
+    script.replace("sshnet__subcmd__host", "sshnet__host")
 }
 
 /// The manual page of the whole or of one command, for `man -l -`.

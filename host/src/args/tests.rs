@@ -347,12 +347,15 @@ fn commands_for_files_are_read() {
     }
 }
 
-#[test]
-fn completions_and_pages_are_made_of_every_command() {
-    let printed = |line: &str| match parsed(line) {
+fn printed(line: &str) -> String {
+    match parsed(line) {
         Ok(Action::Print(text)) => text,
         other => panic!("{line}: {other:?}"),
-    };
+    }
+}
+
+#[test]
+fn completions_and_pages_are_made_of_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let script = printed(&format!("completions {shell}"));
         for word in ["netstat", "attach", "forward", "socks", "caller-address"] {
@@ -366,6 +369,37 @@ fn completions_and_pages_are_made_of_every_command() {
     {
         let page = printed(&format!("man {command}"));
         assert!(page.contains(command), "{page}");
+    }
+}
+
+/// What bash would offer for the last of these words.
+fn offered(words: &[&str]) -> Vec<String> {
+    let script = r#"
+        eval "$1"; shift
+        [[ $(complete -p sshnet-host) =~ -F\ ([^ ]+) ]]
+        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+        ${BASH_REMATCH[1]} sshnet-host "${@: -1}" "${@: -2:1}"
+        printf '%s\n' "${COMPREPLY[@]}"
+    "#;
+    let output = std::process::Command::new("bash")
+        .args(["-c", script, "bash", &printed("completions bash"), "sshnet-host"])
+        .args(words)
+        .output()
+        .expect("bash");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{words:?}: {said}");
+    String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect()
+}
+
+#[test]
+fn bash_completes_a_commands_options_and_arguments() {
+    assert_eq!(offered(&["d"]), ["dial", "demo"]);
+    assert_eq!(offered(&["dial", "-"]), ["-s", "-h", "--help"]);
+    assert_eq!(offered(&["netstat", "--"]), ["--json", "--help"]);
+    assert_eq!(offered(&["-s", "work", "netstat", "--j"]), ["--json"]);
+    let shells = offered(&["completions", ""]);
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(shells.iter().any(|word| word == shell), "{shells:?}");
     }
 }
 
