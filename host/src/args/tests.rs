@@ -404,6 +404,36 @@ fn bash_completes_a_commands_options_and_arguments() {
 }
 
 #[test]
+fn a_page_has_one_sentence_for_a_name_and_a_version_at_its_foot() {
+    let foot = concat!("1 \"\" \"sshnet-host ", env!("CARGO_PKG_VERSION"), "\"");
+    for page in ["man", "man socks", "man demo"].map(printed) {
+        let title = page.lines().find(|line| line.starts_with(".TH "));
+        assert!(title.is_some_and(|title| title.contains(foot)), "{title:?}");
+        let (_, name) = page.split_once(".SH NAME\n").expect("it has a name");
+        let (name, _) = name.split_once("\n.").expect("more follows");
+        assert_eq!(name.lines().filter(|line| line.contains(r" \- ")).count(), 1, "{name}");
+        assert_eq!(name.lines().filter(|line| line.is_empty()).count(), 0, "{name}");
+    }
+}
+
+#[test]
+fn a_page_has_the_examples_as_they_are_typed() {
+    let page = printed("man socks");
+    let examples = ".SH EXAMPLES\n.nf\nsshnet\\-host socks 1080\ncurl ";
+    assert!(page.contains(examples) && page.ends_with("\n.fi\n"), "{page}");
+    assert!(!page.contains("EXTRA"), "{page}");
+    // The rest of the help describes the command.
+    assert!(page.contains("\n.PP\nPORT alone"), "{page}");
+    // Where the help has two columns, the page has a list.
+    let page = printed("man");
+    let examples = ".SH EXAMPLES\n.TP\n\\fBsshnet\\-host demo\\fR\nsee it work";
+    assert!(page.contains(examples), "{page}");
+    for heading in ["SSH OPTIONS", "EXIT STATUS"] {
+        assert!(page.contains(&format!(".SH \"{heading}\"\n")), "{heading}: {page}");
+    }
+}
+
+#[test]
 fn addresses_have_one_meaning_or_none() {
     for (text, means) in [
         ("::1!80", "::1!80"),
