@@ -570,7 +570,7 @@ impl Call<'_> {
             FCall::TSetAttr { fid, valid, stat } => {
                 let (node, _) = self.fid(fid)?;
                 self.tree().exists(node)?;
-                if !answer::may_setattr(node, valid, &stat) {
+                if !answer::may_setattr(self.tree(), node, valid, &stat) {
                     return Err(Failure::NOT_PERMITTED);
                 }
                 FCall::RSetAttr

@@ -84,10 +84,12 @@ fn files_look_as_files_do() {
                   test -r status; ! test -w status; test -w data; ! test -e nothing");
         // Shells truncate, programs set times and sync: nothing to us.
         place.sh("cd $MNT/tcp; : > clone; truncate -s 0 clone; touch clone; sync clone; df . >&2");
+        // Nor is it a change to set what is so already.
+        place.sh("cd $MNT/tcp; chmod 600 clone; chown $(id -u) clone; chown $(id -u):$(id -g) 0");
         let refused =
             place.sh("cd $MNT/tcp/0; export LC_ALL=C; f() { \"$@\" 2>&1 && exit 1 || :; }
              f mkdir x; f rm ctl; f chmod 777 ctl; f bash -c 'echo > x'; f bash -c 'echo > status'
-             f cat x; f truncate -s 5 data; f mv ctl x; f ln ctl x");
+             f cat x; f truncate -s 5 data; f mv ctl x; f ln ctl x; f chown 1 ctl; f chgrp 1 ctl");
         for (line, wanted) in refused.lines().zip([
             "Permission denied",
             "Permission denied",
@@ -98,10 +100,12 @@ fn files_look_as_files_do() {
             "Operation not permitted",
             "Permission denied",
             "Permission denied",
+            "Operation not permitted",
+            "Operation not permitted",
         ]) {
             assert!(line.ends_with(wanted), "{refused}");
         }
-        assert_eq!(refused.lines().count(), 9, "{refused}");
+        assert_eq!(refused.lines().count(), 11, "{refused}");
         drop(conversation);
         service.stop();
     });
