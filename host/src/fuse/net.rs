@@ -72,7 +72,8 @@ impl Net {
 
     /// The kernel asks no more: ends what waits and closes what is open.
     pub(super) fn end(&self) {
-        tracing::debug!("fuse: at the end the kernel knows {} files", self.nodes().len());
+        let (known, open) = (self.nodes().len(), self.0.files.len());
+        tracing::debug!("fuse: at the end the kernel knows {known} files and has {open} open");
         self.0.calls.interrupt_all(&self.0.tree);
         self.0.files.end();
     }

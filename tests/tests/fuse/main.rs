@@ -356,7 +356,7 @@ print(got == b''.join(b'%07d\\n' % n for n in range(4000)))",
 fn a_hundred_shells_at_once_leave_nothing_behind() {
     as_each(|who| {
         let place = Place::new(who);
-        let service = place.serve(&[]);
+        let service = place.serve_logging("sshnet_host::fuse::net=debug", &[]);
         let port = echo();
         place.sh("head -c 1048576 /dev/urandom > $DIR/run/sent; ls $MNT/tcp");
         let before = service.descriptors();
@@ -384,6 +384,22 @@ fn a_hundred_shells_at_once_leave_nothing_behind() {
             place.sh("ls $MNT/tcp $MNT/unix | grep -c ^[0-9] || :") == "0\n"
         });
         until("no descriptor is left", || service.descriptors() <= before);
+        // Nor an open file, nor a file that the kernel might still ask for.
+        let forgotten = place.forget();
+        place.sh("fusermount3 -u $MNT");
+        let mut ends = Vec::new();
+        loop {
+            let line = service.line();
+            if line.ends_with("was unmounted; the socket is still served") {
+                break;
+            }
+            ends.extend(Some(line).filter(|line| line.contains("at the end")));
+        }
+        // It is looked at more than once: the first time closes what is open, and the
+        // kernel's last words may come after that.
+        assert!(ends.first().is_some_and(|line| line.ends_with(" and has 0 open")), "{ends:?}");
+        let none = |line: &String| line.contains("knows 0 files");
+        assert!(!forgotten || ends.last().is_some_and(none), "{ends:?}");
         service.stop();
     });
 }
