@@ -65,18 +65,27 @@ pub async fn cat(service: Option<OsString>, path: String) -> Result<(), CommandE
 }
 
 /// Copies stdin to a file: to `data` byte by byte, to others line by line, each in
-/// a write of its own. The file is open until stdin ends.
+/// a write of its own. The file is open until stdin ends, or the service does.
 ///
 /// A line is a control message or a query: so each has its own answer, and the
 /// first that is refused is named, and the last that is written.
 pub async fn write(service: Option<OsString>, path: String) -> Result<(), CommandError> {
     let used = Used::new(service, path).await?;
     let file = used.open("write to", Access::Write).await?;
+    tokio::select! {
+        biased;
+        copied = copy(&used, &file) => copied,
+        // Else it would be noticed only with the next line.
+        why = used.client.ended() => Err(CommandError::Over(why)),
+    }
+}
+
+async fn copy(used: &Used, file: &File) -> Result<(), CommandError> {
     if !is_stream(&used.path) {
-        return write_lines(&file, &used.path, tokio::io::stdin()).await;
+        return write_lines(file, &used.path, tokio::io::stdin()).await;
     }
     let (_patience, idle) = watch::channel(None);
-    match send(&file, &Shares::default().join(), tokio::io::stdin(), idle).await {
+    match send(file, &Shares::default().join(), tokio::io::stdin(), idle).await {
         Ok(()) => Ok(()),
         Err(CopyError::Far(error) | CopyError::Refused(error)) => {
             Err(used.cannot("write to", error).await)
@@ -153,6 +162,7 @@ impl Used {
                 let why = format!("{why}\nto see what is in it: {}", self.ls(&self.path));
                 CommandError::Refused(what, ClientError::Refused(why))
             }
+            ClientError::Ended(why) => CommandError::Over(why),
             error => CommandError::Refused(what, error),
         }
     }

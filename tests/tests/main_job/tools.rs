@@ -1,10 +1,11 @@
 //! `netstat`, and programs of others on the service's socket.
 
-use std::process::Command;
+use std::io::Read;
+use std::process::{Command, Stdio};
 
 use sshnet_tests::ninep::{Client, Dialect};
 use sshnet_tests::sshd::free_port;
-use sshnet_tests::world::{Kind, Service, World, run, until};
+use sshnet_tests::world::{Kind, PATIENCE, Service, World, run, signal, until};
 
 on_each_pipe!(netstat_shows_each_conversation, clients_of_diod_list_and_read_the_tree);
 
@@ -63,6 +64,39 @@ fn netstat_shows_each_conversation(kind: Kind) {
     assert!(lines[1][2].ends_with(['s', 'm']), "{table}");
     assert_eq!(lines[1][4], echo.address(), "{table}");
     assert!(table.contains("refused"), "{table}");
+}
+
+/// They hear nothing of it from stdin.
+#[test]
+fn who_waits_for_stdin_notices_the_end_of_the_service() {
+    let mut world = World::new(Kind::Loopback);
+    let echo = Service::echo();
+    let client = Client::connect(&world.socket(), Dialect::Plan9);
+    let (_, _ctl, _data) = client.dial(&echo.address()).expect("it answers");
+    let descriptors =
+        || std::fs::read_dir(format!("/proc/{}/fd", world.pid())).expect("it runs").count();
+    let before = descriptors();
+    let waiting = [vec!["write", "tcp/clone"], vec!["write", "tcp/0/data"], vec!["attach"]];
+    let mut waiting = waiting.map(|words| {
+        let mut command = world.command(&words);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.spawn().expect("it starts")
+    });
+    until("all are connected", || descriptors() >= before + 3);
+    until("one is at it", || client.names("tcp") == ["clone", "0", "1"]);
+    signal(world.pid(), "TERM");
+    assert_eq!(world.wait(PATIENCE).code(), Some(0));
+    for process in &mut waiting {
+        let mut status = None;
+        until("it ends", || {
+            status = process.try_wait().expect("it is our child");
+            status.is_some()
+        });
+        let mut said = String::new();
+        process.stderr.take().expect("it is piped").read_to_string(&mut said).expect("text");
+        assert_eq!(status.and_then(|status| status.code()), Some(1), "{said}");
+        assert!(said.contains("the service has ended; start it, then this again"), "{said}");
+    }
 }
 
 /// Only root can try it.
