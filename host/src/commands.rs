@@ -55,7 +55,10 @@ trait Trying<T> {
 
 impl<T> Trying<T> for Result<T, ClientError> {
     fn trying(self, what: impl FnOnce() -> String) -> Result<T, CommandError> {
-        self.map_err(|error| CommandError::Refused(what(), error))
+        self.map_err(|error| match error {
+            ClientError::Ended(why) => CommandError::Over(why),
+            error => CommandError::Refused(what(), error),
+        })
     }
 }
 
@@ -76,5 +79,7 @@ fn stream(service: Option<OsString>) -> Result<UnixStream, CommandError> {
 /// A connection to it.
 async fn connect(service: Option<OsString>) -> Result<Client, CommandError> {
     let stream = stream(service)?;
-    Client::new(stream, MSIZE_MAX).await.trying(|| "cannot speak to the service".to_owned())
+    let client = Client::new(stream, MSIZE_MAX).await;
+    // One that ends it before a word may be up, and busy.
+    client.map_err(|error| CommandError::Refused("cannot speak to the service".to_owned(), error))
 }

@@ -1,9 +1,36 @@
 //! What the user is told on stderr.
 
+use std::ffi::OsStr;
 use std::fmt::Display;
 use std::io::Write;
 
 /// Prints a line that says whose it is. If stderr is gone nobody wants it.
 pub fn notice(what: impl Display) {
     let _ = writeln!(std::io::stderr(), "sshnet-host: {what}");
+}
+
+/// How a word is written in a command for a shell.
+pub(crate) fn quoted(word: impl AsRef<OsStr>) -> String {
+    let word = word.as_ref().display().to_string();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+:@%,=".contains(&byte);
+    if !word.is_empty() && word.bytes().all(plain) {
+        return word;
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_quoted_where_a_shell_would_not_take_it_for_one() {
+        for (word, quoted_word) in [
+            ("/mnt/a-b_c.d", "/mnt/a-b_c.d"),
+            ("/mnt/it's mine", r"'/mnt/it'\''s mine'"),
+            ("", "''"),
+        ] {
+            assert_eq!(quoted(word), quoted_word);
+        }
+    }
 }

@@ -10,6 +10,7 @@
 //! | [`world`] | the program `sshnet-host`, run for a test, and what is around it |
 //! | [`sshd`] | an sshd of a test's own |
 //! | [`ninep`] | a 9P client by raw frames, in three dialects |
+//! | [`refusing`] | a 9P service that refuses to write |
 //! | [`fuzz`] | what the fuzz targets of core/fuzz check |
 //! | [`sim`] | the simulator: a world from a seed, and the oracle that judges it |
 //!
@@ -24,6 +25,7 @@ pub mod ledger;
 pub mod link;
 pub mod ninep;
 pub mod peer;
+pub mod refusing;
 pub mod sim;
 pub mod sshd;
 pub mod subject;

@@ -357,12 +357,15 @@ fn commands_for_files_are_read() {
     }
 }
 
-#[test]
-fn completions_and_pages_are_made_of_every_command() {
-    let printed = |line: &str| match parsed(line) {
+fn printed(line: &str) -> String {
+    match parsed(line) {
         Ok(Action::Print(text)) => text,
         other => panic!("{line}: {other:?}"),
-    };
+    }
+}
+
+#[test]
+fn completions_and_pages_are_made_of_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let script = printed(&format!("completions {shell}"));
         for word in ["netstat", "attach", "forward", "socks", "caller-address"] {
@@ -376,6 +379,67 @@ fn completions_and_pages_are_made_of_every_command() {
     {
         let page = printed(&format!("man {command}"));
         assert!(page.contains(command), "{page}");
+    }
+}
+
+/// What bash would offer for the last of these words.
+fn offered(words: &[&str]) -> Vec<String> {
+    let script = r#"
+        eval "$1"; shift
+        [[ $(complete -p sshnet-host) =~ -F\ ([^ ]+) ]]
+        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+        ${BASH_REMATCH[1]} sshnet-host "${@: -1}" "${@: -2:1}"
+        printf '%s\n' "${COMPREPLY[@]}"
+    "#;
+    let output = std::process::Command::new("bash")
+        .args(["-c", script, "bash", &printed("completions bash"), "sshnet-host"])
+        .args(words)
+        .output()
+        .expect("bash");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{words:?}: {said}");
+    String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect()
+}
+
+#[test]
+fn bash_completes_a_commands_options_and_arguments() {
+    assert_eq!(offered(&["d"]), ["dial", "demo"]);
+    assert_eq!(offered(&["dial", "-"]), ["-s", "-h", "--help"]);
+    assert_eq!(offered(&["netstat", "--"]), ["--json", "--help"]);
+    assert_eq!(offered(&["-s", "work", "netstat", "--j"]), ["--json"]);
+    let shells = offered(&["completions", ""]);
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(shells.iter().any(|word| word == shell), "{shells:?}");
+    }
+}
+
+#[test]
+fn a_page_has_one_sentence_for_a_name_and_a_version_at_its_foot() {
+    let foot = concat!("1 \"\" \"sshnet-host ", env!("CARGO_PKG_VERSION"), "\"");
+    for page in ["man", "man socks", "man demo"].map(printed) {
+        let title = page.lines().find(|line| line.starts_with(".TH "));
+        assert!(title.is_some_and(|title| title.contains(foot)), "{title:?}");
+        let (_, name) = page.split_once(".SH NAME\n").expect("it has a name");
+        let (name, _) = name.split_once("\n.").expect("more follows");
+        assert_eq!(name.lines().filter(|line| line.contains(r" \- ")).count(), 1, "{name}");
+        assert_eq!(name.lines().filter(|line| line.is_empty()).count(), 0, "{name}");
+    }
+}
+
+#[test]
+fn a_page_has_the_examples_as_they_are_typed() {
+    let page = printed("man socks");
+    let examples = ".SH EXAMPLES\n.nf\nsshnet\\-host socks 1080\ncurl ";
+    assert!(page.contains(examples) && page.ends_with("\n.fi\n"), "{page}");
+    assert!(!page.contains("EXTRA"), "{page}");
+    // The rest of the help describes the command.
+    assert!(page.contains("\n.PP\nPORT alone"), "{page}");
+    // Where the help has two columns, the page has a list.
+    let page = printed("man");
+    let examples = ".SH EXAMPLES\n.TP\n\\fBsshnet\\-host demo\\fR\nsee it work";
+    assert!(page.contains(examples), "{page}");
+    for heading in ["SSH OPTIONS", "EXIT STATUS"] {
+        assert!(page.contains(&format!(".SH \"{heading}\"\n")), "{heading}: {page}");
     }
 }
 

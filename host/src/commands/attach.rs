@@ -35,7 +35,7 @@ pub async fn run(service: Option<OsString>) -> Result<(), CommandError> {
             Err(error) => Err(error),
         },
         received = &mut incoming => match received {
-            Ok(()) => return Err(CommandError::Mismatch("the service has ended".to_owned())),
+            Ok(()) => return Err(CommandError::Over("it closed the connection".to_owned())),
             Err(error) => Err(error),
         },
     };

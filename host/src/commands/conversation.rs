@@ -32,6 +32,10 @@ pub struct Conversation {
 pub enum CopyError {
     /// The far side's.
     Far(ClientError),
+    /// The service would not take or give bytes of a conversation that goes on. It is
+    /// to be hung up: some bytes are missing, and its ends must not take what they
+    /// have for all.
+    Refused(ClientError),
     /// Ours.
     Near(io::Error),
 }
@@ -80,6 +84,34 @@ impl Conversation {
     /// Writes a control message, and waits until it has taken effect.
     pub async fn control(&self, message: &str) -> Result<(), ClientError> {
         self.ctl.write_all(message.as_bytes()).await
+    }
+
+    /// Ends our direction, if somebody has not done so already.
+    pub async fn close_write(&self) -> Result<(), ClientError> {
+        match self.control("closewrite").await {
+            Err(ClientError::Refused(why)) if why == HUNG_UP => Ok(()),
+            ended => ended,
+        }
+    }
+
+    /// What it means that a read or write of its data failed.
+    ///
+    /// Where the conversation is over, that is all: a read gets what is left of it,
+    /// and then says why. Where it goes on, the service refused this one request.
+    pub async fn broken_by(&self, error: ClientError) -> CopyError {
+        if !matches!(error, ClientError::Ended(_)) && self.goes_on().await {
+            return CopyError::Refused(error);
+        }
+        CopyError::Far(error)
+    }
+
+    async fn goes_on(&self) -> bool {
+        match self.text(self.ctl.client(), "status").await {
+            Ok(status) => status.starts_with("Established "),
+            Err(ClientError::Ended(_)) => false,
+            // A service that refuses this, too, has reached its limits.
+            Err(_) => true,
+        }
     }
 
     /// Opens `data`.
@@ -189,13 +221,19 @@ impl<'a> Outgoing<'a> {
 /// it is read. If it says nothing for so long it was not over, and is now.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
+/// What the engine says of a direction, or a conversation, that was ended here.
+const HUNG_UP: &str = "i/o on hungup channel";
+
+/// Why a direction failed, for who copies the other one; `None` while it has not.
+pub type Failed = watch::Sender<Option<ClientError>>;
+
 /// Copies what comes from the far side, to its end. Once the other direction has
 /// failed, it does not wait for ever.
 pub async fn receive<W>(
     data: &File,
     share: &Share,
     mut to: W,
-    failed: &watch::Sender<bool>,
+    failed: &Failed,
 ) -> Result<(), CopyError>
 where
     W: AsyncWrite + Unpin,
@@ -205,12 +243,13 @@ where
     loop {
         let overdue = async {
             // The sender is ours.
-            let _ = failed.wait_for(|failed| *failed).await;
+            let why = failed.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
             tokio::time::sleep(LAST_WORDS).await;
+            why.unwrap_or(ClientError::Protocol("writing failed"))
         };
         let bytes = tokio::select! {
             bytes = incoming.next() => bytes?,
-            () = overdue => return Err(ClientError::Protocol("writing failed").into()),
+            why = overdue => return Err(why.into()),
         };
         if bytes.is_empty() {
             return Ok(to.shutdown().await?);
@@ -259,6 +298,53 @@ where
     Ok(outgoing.finish().await?)
 }
 
+/// Copies what comes from a conversation, to its end.
+pub async fn receive_all<W>(
+    conversation: &Conversation,
+    data: &File,
+    share: &Share,
+    to: W,
+    failed: &Failed,
+) -> Result<(), CopyError>
+where
+    W: AsyncWrite + Unpin,
+{
+    match receive(data, share, to, failed).await {
+        Err(CopyError::Far(error)) => Err(conversation.broken_by(error).await),
+        received => received,
+    }
+}
+
+/// Copies to a conversation, and ends that direction at the end of `from`.
+///
+/// That the conversation is over is no error here, and nor is it that it takes no
+/// more then: its own direction shows why, to who copies that and has `failed`.
+pub async fn send_all<R>(
+    conversation: &Conversation,
+    data: &File,
+    share: &Share,
+    from: R,
+    idle: watch::Receiver<Option<Duration>>,
+    failed: &Failed,
+) -> Result<(), CopyError>
+where
+    R: AsyncRead + Unpin,
+{
+    let sent = match send(data, share, from, idle).await {
+        Ok(()) => conversation.close_write().await,
+        Err(CopyError::Far(error)) => Err(error),
+        Err(error) => return Err(error),
+    };
+    let Err(error) = sent else { return Ok(()) };
+    match conversation.broken_by(error).await {
+        CopyError::Far(error) => {
+            failed.send_replace(Some(error));
+            Ok(())
+        }
+        error => Err(error),
+    }
+}
+
 /// Copies both ways until both have ended; the end of each is passed on when it
 /// comes.
 ///
@@ -276,18 +362,9 @@ where
     W: AsyncWrite + Unpin,
 {
     let (_patience, idle) = watch::channel(None);
-    let failed = watch::Sender::new(false);
-    let outgoing = async {
-        let sent = match send(data, share, from, idle).await {
-            Ok(()) => conversation.control("closewrite").await,
-            Err(CopyError::Far(error)) => Err(error),
-            Err(error) => return Err(error),
-        };
-        // If the far side takes no more, its own direction shows why.
-        failed.send_replace(sent.is_err());
-        Ok(())
-    };
-    let incoming = receive(data, share, to, &failed);
+    let failed = Failed::new(None);
+    let outgoing = send_all(conversation, data, share, from, idle, &failed);
+    let incoming = receive_all(conversation, data, share, to, &failed);
     tokio::pin!(outgoing, incoming);
     tokio::select! {
         sent = &mut outgoing => {
@@ -295,7 +372,7 @@ where
             incoming.await
         }
         received = &mut incoming => match received {
-            Err(error @ CopyError::Far(_)) => Err(error),
+            Err(error @ (CopyError::Far(_) | CopyError::Refused(_))) => Err(error),
             Ok(()) => outgoing.await,
             // Who reads no more may still have something to say. The far side is
             // heard on, or it would not listen either.
@@ -307,6 +384,64 @@ where
                     _ = &mut nobody => outgoing.await,
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::share::Shares;
+    use super::*;
+    use crate::engine::ErrorCode;
+    use crate::ninep::{Options, serve};
+    use crate::tree::fake::{Asked, Fake, error};
+
+    async fn conversation(fake: &Fake) -> (Conversation, File) {
+        let (near, far) = tokio::io::duplex(64 << 10);
+        let tree = fake.tree();
+        tokio::spawn(async move { serve(far, tree, &Options::default()).await });
+        let client = Client::new(near, 8192).await.unwrap();
+        let conversation = Conversation::new(&client).await.unwrap();
+        let data = conversation.data(&client).await.unwrap();
+        (conversation, data)
+    }
+
+    /// Waits for this request, and lets it fail.
+    async fn fails(fake: &Fake, asked: Asked, code: ErrorCode, message: &str) {
+        while fake.asked() != [asked.clone()] {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        fake.complete(Err(error(code, message)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_conversation_that_is_over_without_a_last_word_ends_with_the_writers_error() {
+        let fake = Fake::default();
+        let (conversation, data) = conversation(&fake).await;
+        let share = Shares::default().join();
+        let (_patience, idle) = watch::channel(None);
+        let failed = Failed::new(None);
+        // This stack says of its clients that they are closed.
+        let (sent, ()) = tokio::join!(
+            send_all(&conversation, &data, &share, &b"hello"[..], idle, &failed),
+            fails(&fake, Asked::Write(b"hello".to_vec()), ErrorCode::NotConnected, "not connected"),
+        );
+        assert!(sent.is_ok(), "{sent:?}");
+        let received = receive_all(&conversation, &data, &share, tokio::io::sink(), &failed).await;
+        let why = ClientError::Refused("not connected".to_owned());
+        assert!(matches!(&received, Err(CopyError::Far(error)) if *error == why), "{received:?}");
+    }
+
+    #[tokio::test]
+    async fn a_direction_that_somebody_has_ended_is_ended() {
+        let fake = Fake::default();
+        let (conversation, _data) = conversation(&fake).await;
+        for (message, ended) in [("i/o on hungup channel", true), ("not connected", false)] {
+            let (closed, ()) = tokio::join!(
+                conversation.close_write(),
+                fails(&fake, Asked::Control(b"closewrite".to_vec()), ErrorCode::HungUp, message),
+            );
+            assert_eq!(closed.is_ok(), ended, "{message}");
         }
     }
 }

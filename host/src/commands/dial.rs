@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::conversation::{Conversation, CopyError, receive, send};
+use super::conversation::{Conversation, CopyError, Failed, receive_all, send_all};
 use super::share::Shares;
 use super::{CommandError, Trying, connect, stdio};
 use crate::args::address::Target;
@@ -23,26 +23,24 @@ pub async fn run(service: Option<OsString>, target: Target) -> Result<(), Comman
     let share = Shares::default().join();
 
     let (patience, idle) = watch::channel(None);
-    let failed = watch::Sender::new(false);
+    let failed = Failed::new(None);
+    let broke = |error| CommandError::Refused(format!("the connection to {target} broke"), error);
     let outgoing = async {
-        let sent = send(&data, &share, stdio::input(), idle).await;
-        match sent {
-            // If the far side takes no more, its own direction shows why.
-            Err(CopyError::Far(_)) => {
-                failed.send_replace(true);
-                Ok(())
-            }
+        let stdin = stdio::input();
+        match send_all(&conversation, &data, &share, stdin, idle, &failed).await {
+            Ok(()) => Ok(()),
             Err(CopyError::Near(error)) => {
                 Err(CommandError::System("cannot read stdin".to_owned(), error))
             }
-            Ok(()) => {
-                failed.send_replace(conversation.control("closewrite").await.is_err());
-                Ok(())
+            Err(CopyError::Refused(error)) => {
+                Err(CommandError::Refused(format!("cannot send to {target}"), error))
             }
+            Err(CopyError::Far(error)) => Err(broke(error)),
         }
     };
     let incoming = async {
-        let received = receive(&data, &share, stdio::output(), &failed).await;
+        let stdout = stdio::output();
+        let received = receive_all(&conversation, &data, &share, stdout, &failed).await;
         patience.send_replace(Some(IDLE));
         match received {
             Ok(()) => Ok(true),
@@ -50,9 +48,10 @@ pub async fn run(service: Option<OsString>, target: Target) -> Result<(), Comman
             Err(CopyError::Near(error)) => {
                 Err(CommandError::System("cannot write to stdout".to_owned(), error))
             }
-            Err(CopyError::Far(error)) => {
-                Err(CommandError::Refused(format!("the connection to {target} broke"), error))
+            Err(CopyError::Refused(error)) => {
+                Err(CommandError::Refused(format!("cannot receive from {target}"), error))
             }
+            Err(CopyError::Far(error)) => Err(broke(error)),
         }
     };
     tokio::pin!(outgoing, incoming);

@@ -6,18 +6,22 @@ use std::io;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 use tokio::sync::watch;
 
-use super::conversation::{CopyError, receive, send};
+use super::conversation::{CopyError, Failed, receive, send};
 use super::share::Shares;
 use super::{CommandError, Trying, connect, stdio};
 use crate::ninep::client::{Client, ClientError, File};
+use crate::notice::quoted;
 use crate::tree::Access;
 
 /// Prints the names in a directory.
 pub async fn ls(service: Option<OsString>, path: String) -> Result<(), CommandError> {
-    let client = connect(service).await?;
-    let listed = client.read_directory(&path).await;
+    let used = Used::new(service, path).await?;
+    let entries = match used.client.read_directory(&used.path).await {
+        Ok(entries) => entries,
+        Err(error) => return Err(used.cannot("list", error).await),
+    };
     let mut text = String::new();
-    for entry in listed.map_err(|error| cannot("list", &path, error))? {
+    for entry in entries {
         text.push_str(&entry.name);
         text.push('\n');
     }
@@ -26,29 +30,28 @@ pub async fn ls(service: Option<OsString>, path: String) -> Result<(), CommandEr
 
 /// Copies a file to stdout, as it comes, to its end.
 pub async fn cat(service: Option<OsString>, path: String) -> Result<(), CommandError> {
-    let client = connect(service).await?;
-    let file = open(&client, "read", &path, Access::Read).await?;
+    let used = Used::new(service, path).await?;
+    let file = used.open("read", Access::Read).await?;
     if file.qid().is_directory() {
         let error = ClientError::Refused("it is a directory".to_owned());
-        return Err(cannot("read", &path, error));
+        return Err(used.cannot("read", error).await);
     }
-    if is_stream(&path) {
-        return match receive(
-            &file,
-            &Shares::default().join(),
-            stdio::output(),
-            &watch::Sender::new(false),
-        )
-        .await
+    if is_stream(&used.path) {
+        return match receive(&file, &Shares::default().join(), stdio::output(), &Failed::new(None))
+            .await
         {
             Err(CopyError::Near(error)) => unread(error),
-            Err(CopyError::Far(error)) => Err(cannot("read", &path, error)),
+            Err(CopyError::Far(error) | CopyError::Refused(error)) => {
+                Err(used.cannot("read", error).await)
+            }
             Ok(()) => Ok(()),
         };
     }
     loop {
-        let part = file.read(file.iounit()).await;
-        let part = part.map_err(|error| cannot("read", &path, error))?;
+        let part = match file.read(file.iounit()).await {
+            Ok(part) => part,
+            Err(error) => return Err(used.cannot("read", error).await),
+        };
         if part.is_empty() {
             return Ok(());
         }
@@ -57,20 +60,31 @@ pub async fn cat(service: Option<OsString>, path: String) -> Result<(), CommandE
 }
 
 /// Copies stdin to a file: to `data` byte by byte, to others line by line, each in
-/// a write of its own. The file is open until stdin ends.
+/// a write of its own. The file is open until stdin ends, or the service does.
 ///
 /// A line is a control message or a query: so each has its own answer, and the
 /// first that is refused is named, and the last that is written.
 pub async fn write(service: Option<OsString>, path: String) -> Result<(), CommandError> {
-    let client = connect(service).await?;
-    let file = open(&client, "write to", &path, Access::Write).await?;
-    if !is_stream(&path) {
-        return write_lines(&file, &path, stdio::input()).await;
+    let used = Used::new(service, path).await?;
+    let file = used.open("write to", Access::Write).await?;
+    tokio::select! {
+        biased;
+        copied = copy(&used, &file) => copied,
+        // Else it would be noticed only with the next line.
+        why = used.client.ended() => Err(CommandError::Over(why)),
+    }
+}
+
+async fn copy(used: &Used, file: &File) -> Result<(), CommandError> {
+    if !is_stream(&used.path) {
+        return write_lines(file, &used.path, stdio::input()).await;
     }
     let (_patience, idle) = watch::channel(None);
-    match send(&file, &Shares::default().join(), stdio::input(), idle).await {
+    match send(file, &Shares::default().join(), stdio::input(), idle).await {
         Ok(()) => Ok(()),
-        Err(CopyError::Far(error)) => Err(cannot("write to", &path, error)),
+        Err(CopyError::Far(error) | CopyError::Refused(error)) => {
+            Err(used.cannot("write to", error).await)
+        }
         Err(CopyError::Near(error)) => Err(error).trying(|| "cannot read stdin".to_owned()),
     }
 }
@@ -110,29 +124,72 @@ fn is_stream(path: &str) -> bool {
     path.rsplit('/').find(|name| !name.is_empty()) == Some("data")
 }
 
-async fn open(
-    client: &Client,
-    what: &str,
-    path: &str,
-    access: Access,
-) -> Result<File, CommandError> {
-    client.open(path, access).await.map_err(|error| cannot(what, path, error))
+/// The file that is used, as the user named it.
+struct Used {
+    client: Client,
+    service: Option<OsString>,
+    path: String,
 }
 
-/// Says what was tried, and where to look.
-fn cannot(what: &str, path: &str, error: ClientError) -> CommandError {
-    let error = match error {
-        ClientError::Refused(why) if why == "file not found" => {
-            let above = path.trim_matches('/').rsplit_once('/').map_or("", |(above, _)| above);
-            let above = if above.is_empty() { String::new() } else { format!(" {above}") };
-            ClientError::Refused(format!("{why}\nto see what there is: sshnet-host ls{above}"))
+impl Used {
+    async fn new(service: Option<OsString>, path: String) -> Result<Self, CommandError> {
+        let client = connect(service.clone()).await?;
+        Ok(Self { client, service, path })
+    }
+
+    async fn open(&self, what: &str, access: Access) -> Result<File, CommandError> {
+        match self.client.open(&self.path, access).await {
+            Ok(file) => Ok(file),
+            Err(error) => Err(self.cannot(what, error).await),
         }
-        ClientError::Refused(why) if why.contains("is a directory") => {
-            ClientError::Refused(format!("{why}\nto see what is in it: sshnet-host ls {path}"))
+    }
+
+    /// Says what was tried, and where to look.
+    async fn cannot(&self, what: &str, error: ClientError) -> CommandError {
+        let what = format!("cannot {what} {}", self.path);
+        match error {
+            ClientError::Refused(why) if why == "file not found" => {
+                let ls = self.ls(&self.nearest().await);
+                let why = format!("{why}\nto see what there is: {ls}");
+                CommandError::Refused(what, ClientError::Refused(why))
+            }
+            ClientError::Refused(why) if why.contains("is a directory") => {
+                let why = format!("{why}\nto see what is in it: {}", self.ls(&self.path));
+                CommandError::Refused(what, ClientError::Refused(why))
+            }
+            ClientError::Ended(why) => CommandError::Over(why),
+            error => CommandError::Refused(what, error),
         }
-        other => other,
-    };
-    CommandError::Refused(format!("cannot {what} {path}"), error)
+    }
+
+    /// The last directory on the way to the file that is there. It looks into those
+    /// before it: to open what is none may wait, or make a client.
+    async fn nearest(&self) -> String {
+        let mut nearest = String::new();
+        for name in self.path.split('/').filter(|name| !name.is_empty()) {
+            let there = self.client.read_directory(&nearest).await.unwrap_or_default();
+            if !there.iter().any(|entry| entry.name == name && entry.qid.is_directory()) {
+                break;
+            }
+            if !nearest.is_empty() {
+                nearest.push('/');
+            }
+            nearest.push_str(name);
+        }
+        nearest
+    }
+
+    /// The command that lists a directory of this service.
+    fn ls(&self, directory: &str) -> String {
+        let mut command = "sshnet-host ls".to_owned();
+        if let Some(service) = &self.service {
+            command = format!("{command} -s {}", quoted(service));
+        }
+        if !directory.is_empty() {
+            command = format!("{command} {}", quoted(directory));
+        }
+        command
+    }
 }
 
 /// Writes to stdout.
@@ -219,19 +276,35 @@ mod tests {
         assert_eq!(error.as_deref(), Some("it is not a directory"));
     }
 
-    #[test]
-    fn errors_say_where_to_look() {
-        for (path, says) in [
-            (
-                "tcp/9/status",
-                "cannot read tcp/9/status: file not found\n\
-              to see what there is: sshnet-host ls tcp/9",
-            ),
-            ("/x", "cannot read /x: file not found\nto see what there is: sshnet-host ls"),
+    #[tokio::test]
+    async fn errors_say_where_to_look() {
+        let fake = Fake::default();
+        fake.make(crate::engine::Protocol::Tcp);
+        for (path, service, ls) in [
+            ("tcp/0/nope", None, "sshnet-host ls tcp/0"),
+            ("tcp/9/listen", None, "sshnet-host ls tcp"),
+            ("tcp/clone/x", None, "sshnet-host ls tcp"),
+            ("/x", None, "sshnet-host ls"),
+            ("x/tcp/0", Some("lo"), "sshnet-host ls -s lo"),
+            ("/tcp//1/", Some("a b's"), r"sshnet-host ls -s 'a b'\''s' tcp"),
         ] {
-            let error = cannot("read", path, ClientError::Refused("file not found".to_owned()));
-            assert_eq!(error.to_string(), says);
+            let (client, service) = (client(&fake).await, service.map(OsString::from));
+            let used = Used { client, service, path: path.to_owned() };
+            let error = used.open("read", Access::Read).await.err().map(|error| error.to_string());
+            let says = format!("cannot read {path}: file not found\nto see what there is: {ls}");
+            assert_eq!(error, Some(says));
         }
+        assert_eq!(fake.references(), [(0, 1)], "it opened what it looked at");
+        let (client, service) = (client(&fake).await, Some("lo".into()));
+        let used = Used { client, service, path: "tcp".to_owned() };
+        let error = used.open("write to", Access::Write).await.err();
+        assert_eq!(
+            error.map(|error| error.to_string()).as_deref(),
+            Some(
+                "cannot write to tcp: Is a directory\n\
+                 to see what is in it: sshnet-host ls -s lo tcp"
+            )
+        );
     }
 
     #[test]

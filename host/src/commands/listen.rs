@@ -15,11 +15,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::conversation::{Conversation, Incoming, send};
+use super::conversation::{Conversation, CopyError, Failed, Incoming, send_all};
 use super::share::{Share, Shares};
 use super::{CommandError, Trying, connect};
 use crate::args::address::Announced;
-use crate::ninep::client::{Client, File};
+use crate::ninep::client::{Client, ClientError, File};
 use crate::notice::notice;
 use crate::signals::Signals;
 use crate::tree::Access;
@@ -92,7 +92,7 @@ async fn serve(
         };
         calls.spawn(async move {
             if let Err(error) = call.serve(ctl).await {
-                tracing::warn!("a call broke off: {error}");
+                notice(format_args!("a call broke off: {error}"));
             }
         });
     }
@@ -137,7 +137,7 @@ impl Call {
         let mut child = Command::new(program)
             .args(arguments)
             .env("SSHNET_LOCAL", local)
-            .env("SSHNET_REMOTE", remote)
+            .env("SSHNET_REMOTE", &remote)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -146,45 +146,69 @@ impl Call {
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(CommandError::Mismatch("the command has no pipes".to_owned()));
         };
-        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         let (patience, idle) = watch::channel(None);
-        let incoming = receive(&data, &self.share, stdin);
-        let outgoing = async {
-            let sent = send(&data, &self.share, stdout, idle).await;
-            if sent.is_ok() {
-                let _ = conversation.control("closewrite").await;
+        let broken = |error, what| match error {
+            CopyError::Refused(error) => {
+                Err(CommandError::Refused(format!("cannot {what} {remote}"), error))
             }
+            CopyError::Near(error) => {
+                Err(CommandError::System("cannot read what the command says".to_owned(), error))
+            }
+            // The caller is gone, and who is gone misses nothing.
+            CopyError::Far(error) => {
+                tracing::debug!("a caller is gone: {error}");
+                Ok(())
+            }
+        };
+        let incoming = async {
+            match receive(&data, &self.share, stdin).await {
+                Ok(()) => Ok(()),
+                Err(error) => broken(conversation.broken_by(error).await, "receive from"),
+            }
+        };
+        let failed = Failed::new(None);
+        let outgoing = async {
+            let sent = send_all(&conversation, &data, &self.share, stdout, idle, &failed).await;
+            sent.or_else(|error| broken(error, "send to"))
         };
         let running = async {
             wait(&mut child).await;
             // What it left running may keep its output open.
             patience.send_replace(Some(LEFT_BEHIND));
+            Ok(())
         };
         let ended = async {
             tokio::pin!(incoming);
-            let output = async { tokio::join!(outgoing, running) };
+            let output = async { tokio::try_join!(outgoing, running) };
             tokio::pin!(output);
             tokio::select! {
-                _ = &mut output => {}
-                () = &mut incoming => {
-                    output.await;
-                    return;
+                ended = &mut output => ended?,
+                received = &mut incoming => {
+                    received?;
+                    return output.await.map(|_| ());
                 }
-            }
+            };
+            // The command has no use for more.
             let _ = timeout(LINGER, incoming).await;
+            Ok(())
         };
-        let stopped = tokio::select! {
-            () = ended => false,
-            () = stopped(&mut self.stopping) => true,
+        let (ended, stopped) = tokio::select! {
+            ended = ended => (ended, false),
+            () = stopped(&mut self.stopping) => (Ok(()), true),
         };
-        if stopped {
-            // It is not reaped: the number is still its own.
-            if let Some(pid) = pid {
+        if ended.is_err() {
+            // It may be over by now.
+            let _ = conversation.control("hangup").await;
+        }
+        if stopped || ended.is_err() {
+            // None where it is reaped, and the number may be another's.
+            let pid = child.id().and_then(|id| i32::try_from(id).ok());
+            if let Some(pid) = pid.and_then(Pid::from_raw) {
                 let _ = rustix::process::kill_process(pid, Signal::TERM);
             }
             let _ = timeout(END, child.wait()).await;
         }
-        Ok(())
+        ended
     }
 }
 
@@ -202,20 +226,18 @@ async fn wait(child: &mut Child) {
 
 /// From the caller to the command; to the caller's end, whether the command reads
 /// or not.
-async fn receive(data: &File, share: &Share, stdin: ChildStdin) {
+async fn receive(data: &File, share: &Share, stdin: ChildStdin) -> Result<(), ClientError> {
     let mut stdin = Some(stdin);
     let mut incoming = Incoming::new(data, share);
     loop {
-        match incoming.next().await {
-            Ok(bytes) if !bytes.is_empty() => {
-                if let Some(open) = &mut stdin
-                    && open.write_all(&bytes).await.is_err()
-                {
-                    stdin = None;
-                }
-            }
-            Ok(_) => return,
-            Err(error) => return tracing::debug!("a caller is gone: {error}"),
+        let bytes = incoming.next().await?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if let Some(open) = &mut stdin
+            && open.write_all(&bytes).await.is_err()
+        {
+            stdin = None;
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::conversation::{Conversation, join};
+use super::conversation::{Conversation, CopyError, join};
 use super::share::{CONVERSATIONS, Share, Shares};
 use super::{CommandError, Trying, connect};
 use crate::accept::{self, Accept};
@@ -279,6 +279,7 @@ pub struct Dialled {
     conversation: Conversation,
     data: File,
     share: Share,
+    target: String,
 }
 
 impl Dialer {
@@ -286,7 +287,8 @@ impl Dialer {
     pub async fn dial(&self, target: &Target) -> Result<Dialled, ClientError> {
         match Conversation::dial(&self.client, target).await {
             Ok((conversation, data)) => {
-                Ok(Dialled { conversation, data, share: self.shares.join() })
+                let (target, share) = (target.to_string(), self.shares.join());
+                Ok(Dialled { conversation, data, share, target })
             }
             Err(error) => {
                 if !matches!(error, ClientError::Ended(_)) {
@@ -300,9 +302,10 @@ impl Dialer {
 
 impl Dialled {
     /// Joins it to a connection until both directions of both have ended. If the far
-    /// side breaks off, so does the connection.
+    /// side breaks off, so does the connection. So it does if the service does not
+    /// take or give all, and then the user is told.
     pub async fn join(self, mut socket: Socket) {
-        let Self { conversation, data, share } = &self;
+        let Self { conversation, data, share, target } = &self;
         let joined = match &mut socket {
             Socket::Tcp(stream) => {
                 let (from, to) = stream.split();
@@ -313,10 +316,16 @@ impl Dialled {
                 join(conversation, data, share, from, to).await
             }
         };
-        if let Err(error) = joined {
-            tracing::debug!("a conversation broke off: {error:?}");
-            socket.reset();
+        match joined {
+            Ok(()) => return,
+            Err(CopyError::Refused(error)) => {
+                notice(format_args!("a connection to {target} is broken off: {error}"));
+                // It may be over by now.
+                let _ = conversation.control("hangup").await;
+            }
+            Err(error) => tracing::debug!("a conversation broke off: {error:?}"),
         }
+        socket.reset();
     }
 }
 

@@ -79,6 +79,11 @@ impl Files {
         }
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.lock().open.len()
+    }
+
     /// Closes all of them, and whatever is opened from now on.
     pub(super) fn end(&self) {
         let all = {

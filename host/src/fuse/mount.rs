@@ -20,8 +20,9 @@ use rustix::io::Errno;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::mounts::{self, Mount, SOURCE, quoted};
+use super::mounts::{self, Mount, SOURCE};
 use super::net::Net;
+use crate::notice::{notice, quoted};
 use crate::sys;
 use crate::tree::Tree;
 
@@ -222,7 +223,7 @@ impl Mounted {
             return;
         }
         if let Err(error) = detach(&self.path).await {
-            crate::notice::notice(format_args!(
+            notice(format_args!(
                 "cannot unmount {}: {error}; do it with\n    {HELPER} -u -z {}",
                 self.path.display(),
                 quoted(&self.path)

@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 const FILE: &str = "/proc/self/mountinfo";
@@ -72,15 +72,6 @@ fn unescaped(field: &[u8]) -> OsString {
     OsString::from_vec(out)
 }
 
-/// How a path is written in a command for a shell.
-pub(super) fn quoted(path: &Path) -> String {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+:@%,=".contains(byte);
-    if path.as_os_str().as_bytes().iter().all(plain) {
-        return path.display().to_string();
-    }
-    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,11 +100,5 @@ mod tests {
         }
         assert_eq!(unescaped(b"a\\04"), "a\\04");
         assert_eq!(unescaped(b"\\x40\\777"), "\\x40\\777");
-    }
-
-    #[test]
-    fn a_path_in_a_command_is_one_word() {
-        assert_eq!(quoted(Path::new("/mnt/a-b_c.d")), "/mnt/a-b_c.d");
-        assert_eq!(quoted(Path::new("/mnt/it's mine")), r"'/mnt/it'\''s mine'");
     }
 }

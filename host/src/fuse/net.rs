@@ -22,7 +22,7 @@ use rustix::io::Errno as Code;
 use super::calls::{Call, Calls};
 use super::files::{File, Files, Kind};
 use super::nodes::{Nodes, listed};
-use crate::tree::{Access, Failure, Node, Tree};
+use crate::tree::{Access, Failure, Node, Owner, Tree};
 
 /// Bytes in a write of the kernel's, at most, and in a read.
 const MAX_WRITE: NonZeroU32 = NonZeroU32::new(1 << 20).expect("it is not 0");
@@ -72,7 +72,8 @@ impl Net {
 
     /// The kernel asks no more: ends what waits and closes what is open.
     pub(super) fn end(&self) {
-        tracing::debug!("fuse: at the end the kernel knows {} files", self.nodes().len());
+        let (known, open) = (self.nodes().len(), self.0.files.len());
+        tracing::debug!("fuse: at the end the kernel knows {known} files and has {open} open");
         self.0.calls.interrupt_all(&self.0.tree);
         self.0.files.end();
     }
@@ -234,9 +235,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Whether nothing is asked that would be a change, but for times and a length of
 /// 0, which every file has.
-fn may_set(node: Node, asked: &SetAttr) -> bool {
-    asked.uid.is_none()
-        && asked.gid.is_none()
+fn may_set(owner: &Owner, node: Node, asked: &SetAttr) -> bool {
+    asked.uid.is_none_or(|uid| uid == owner.uid)
+        && asked.gid.is_none_or(|gid| gid == owner.gid)
         && asked.mode.is_none_or(|mode| mode & 0o7777 == node.mode())
         && asked.size.is_none_or(|size| size == 0)
 }
@@ -286,7 +287,7 @@ impl Filesystem for Net {
         asked: SetAttr,
     ) -> Result<ReplyAttr> {
         let node = self.node(number).map_err(errno)?;
-        if !may_set(node, &asked) {
+        if !may_set(self.0.tree.owner(), node, &asked) {
             return Err(errno(Failure::NOT_PERMITTED));
         }
         Ok(ReplyAttr { ttl: TTL, attr: self.attributes(number, node) })

@@ -105,14 +105,12 @@ pub(super) fn may_set(tree: &Tree, node: Node, asked: &Stat<'_>) -> bool {
 }
 
 /// The same of a Tsetattr.
-pub(super) fn may_setattr(node: Node, valid: SetAttrMask, asked: &SetAttr) -> bool {
-    if valid.intersects(SetAttrMask::UID | SetAttrMask::GID) {
-        return false;
-    }
-    if valid.contains(SetAttrMask::MODE) && asked.mode & 0o7777 != node.mode() {
-        return false;
-    }
-    !valid.contains(SetAttrMask::SIZE) || asked.size == 0
+pub(super) fn may_setattr(tree: &Tree, node: Node, valid: SetAttrMask, asked: &SetAttr) -> bool {
+    let owner = tree.owner();
+    (!valid.contains(SetAttrMask::UID) || asked.uid == owner.uid)
+        && (!valid.contains(SetAttrMask::GID) || asked.gid == owner.gid)
+        && (!valid.contains(SetAttrMask::MODE) || asked.mode & 0o7777 == node.mode())
+        && (!valid.contains(SetAttrMask::SIZE) || asked.size == 0)
 }
 
 /// The entries that fit into a read of a directory, and where the next one starts.

@@ -278,6 +278,11 @@ impl File {
         self.qid
     }
 
+    /// The connection that it was opened by.
+    pub fn client(&self) -> &Client {
+        &self.fid.client
+    }
+
     /// Bytes that one read or write moves, at most.
     pub fn iounit(&self) -> u32 {
         self.iounit

@@ -407,17 +407,20 @@ impl Call<'_> {
             return Ok(None);
         }
         if handle.is_stream() && dialect != Dialect::Plan9 && !self.connection.exact_reads {
-            return Ok(self.read_stream(fid, &handle, offset, count));
+            return self.read_stream(fid, &handle, offset, count);
         }
-        let (serial, count) = {
-            let mut state = self.shared().lock();
-            let count = state.read_count(count);
-            (state.begin(tag, fid, Cost::Read(count)), count)
-        };
+        let granted = self.shared().lock().read_count(count);
+        if granted < count
+            && let Some(outcome) = self.read_now(&handle, offset, count)
+        {
+            self.shared().send(Frame::read(tag, outcome?, dialect));
+            return Ok(None);
+        }
+        let serial = self.shared().lock().begin(tag, fid, Cost::Read(granted));
         let shared = Arc::clone(self.shared());
         let request = handle.read(
             offset,
-            count,
+            granted,
             Box::new(move |outcome| {
                 let frame = outcome.map(|data| Frame::read(tag, data, dialect));
                 shared.complete(tag, serial, frame.map_err(|failure| (failure, dialect)));
@@ -427,47 +430,71 @@ impl Call<'_> {
         Ok(None)
     }
 
-    /// A read for a client that fills its reads: the rest of a short one is what
-    /// is there, and does not wait.
-    fn read_stream(
+    /// What a read gets that does not wait; `None` where it would have to. It is no
+    /// burden to others, however much it is: nothing more is done for this client
+    /// until it takes the answer.
+    fn read_now(
         &self,
-        fid: u32,
         handle: &Handle,
         offset: u64,
-        asked: u32,
-    ) -> Option<Reply<'static>> {
+        count: u32,
+    ) -> Option<Result<Vec<u8>, Failure>> {
+        let (sender, outcome) = std::sync::mpsc::channel();
+        // The other end is here.
+        let done = Box::new(move |outcome| drop(sender.send(outcome)));
+        if let Some(request) = handle.read(offset, count, done) {
+            // What had nothing to read is over with this; no byte is lost.
+            self.tree().flush(request);
+        }
+        match outcome.try_recv() {
+            Ok(Err(failure)) if failure.errno() == Errno::INTR => None,
+            outcome => outcome.ok(),
+        }
+    }
+
+    /// A read for a client that fills its reads: the rest of a short one is what
+    /// is there, and does not wait.
+    fn read_stream(&self, fid: u32, handle: &Handle, offset: u64, asked: u32) -> Answer<'static> {
         let (tag, dialect) = (self.tag, self.dialect);
         let most = self.connection.msize - IO_HEADER;
-        let (serial, count, is_rest) = {
+        let (granted, is_rest) = {
             let mut state = self.shared().lock();
-            let count = state.read_count(asked);
             let lacked = state.fids.get_mut(&fid).and_then(|entry| entry.shortfall.take());
             let is_rest = lacked.is_some_and(|lacked| lacked.is_asked_for(offset, asked, most));
-            (state.begin(tag, fid, Cost::Read(count)), count, is_rest)
+            (state.read_count(asked), is_rest)
         };
+        if is_rest || granted < asked {
+            match self.read_now(handle, offset, asked) {
+                Some(outcome) => {
+                    let data = outcome?;
+                    let lacks = Shortfall::of(offset, asked, data.len(), most);
+                    self.shared().send_stream_read(fid, Frame::read(tag, data, dialect), lacks);
+                    return Ok(None);
+                }
+                None if is_rest => {
+                    let frame = Frame::read(tag, Vec::new(), dialect);
+                    self.shared().send_stream_read(fid, frame, None);
+                    return Ok(None);
+                }
+                None => {}
+            }
+        }
+        let serial = self.shared().lock().begin(tag, fid, Cost::Read(granted));
         let shared = Arc::clone(self.shared());
         let request = handle.read(
             offset,
-            count,
+            granted,
             Box::new(move |outcome| match outcome {
                 Ok(data) => {
                     let lacks = Shortfall::of(offset, asked, data.len(), most);
                     let frame = Frame::read(tag, data, dialect);
                     shared.complete_stream_read(tag, serial, fid, frame, lacks);
                 }
-                Err(failure) if is_rest && failure.errno() == Errno::INTR => {
-                    let frame = Frame::read(tag, Vec::new(), dialect);
-                    shared.complete_stream_read(tag, serial, fid, frame, None);
-                }
                 Err(failure) => shared.complete(tag, serial, Err((failure, dialect))),
             }),
         );
-        match request {
-            // What had nothing to read is over with this; no byte is lost.
-            Some(request) if is_rest => self.tree().flush(request),
-            request => self.shared().started(tag, serial, request),
-        }
-        None
+        self.shared().started(tag, serial, request);
+        Ok(None)
     }
 
     fn read_directory(
@@ -570,7 +597,7 @@ impl Call<'_> {
             FCall::TSetAttr { fid, valid, stat } => {
                 let (node, _) = self.fid(fid)?;
                 self.tree().exists(node)?;
-                if !answer::may_setattr(node, valid, &stat) {
+                if !answer::may_setattr(self.tree(), node, valid, &stat) {
                     return Err(Failure::NOT_PERMITTED);
                 }
                 FCall::RSetAttr

@@ -28,8 +28,9 @@
 //! # Bounds
 //!
 //! What a client can make a connection hold is bounded: it is not listened to
-//! while it does not take its replies, its reads get shorter the more of them
-//! wait, its writes fail when too much of them waits, and fids and tags have limits.
+//! while it does not take its replies, its reads that wait get shorter the more
+//! there are, its writes fail when too much of them waits, and fids and tags have
+//! limits.
 
 mod answer;
 pub mod client;
@@ -54,7 +55,7 @@ use tokio::task::JoinSet;
 pub use self::listener::{listen, listen_tcp};
 #[cfg(test)]
 pub(crate) use self::table::TAGS_MAX;
-pub(crate) use self::table::{READS_MAX, WRITES_MAX};
+pub(crate) use self::table::WRITES_MAX;
 use crate::tree::Tree;
 
 /// What a server grants its clients.

@@ -19,9 +19,9 @@ use crate::tree::{Failure, Handle, Node};
 
 /// Bytes of replies that wait to be sent above which no message is read.
 const OUTBOX_FULL: usize = 4 << 20;
-/// Bytes that all reads of a connection may ask for at once.
-pub(crate) const READS_MAX: u32 = 8 << 20;
-/// What a read may always ask for.
+/// Bytes that all reads of a connection that wait may ask for at once.
+const READS_MAX: u32 = 8 << 20;
+/// What a read that waits may always ask for.
 pub(super) const READ_MIN: u32 = 512;
 /// Bytes of a connection's writes that may wait.
 pub(crate) const WRITES_MAX: u32 = 64 << 20;
@@ -218,11 +218,14 @@ impl Shared {
             if state.take_tag(tag, serial).is_none() {
                 return;
             }
-            if let Some(entry) = state.fids.get_mut(&fid) {
-                entry.shortfall = lacks;
-            }
-            state.push(frame);
+            state.push_stream_read(fid, frame, lacks);
         }
+        self.filled.notify_one();
+    }
+
+    /// The same of one that never was outstanding.
+    pub(super) fn send_stream_read(&self, fid: u32, frame: Frame, lacks: Option<Shortfall>) {
+        self.lock().push_stream_read(fid, frame, lacks);
         self.filled.notify_one();
     }
 
@@ -340,6 +343,13 @@ impl State {
         }
     }
 
+    fn push_stream_read(&mut self, fid: u32, frame: Frame, lacks: Option<Shortfall>) {
+        if let Some(entry) = self.fids.get_mut(&fid) {
+            entry.shortfall = lacks;
+        }
+        self.push(frame);
+    }
+
     /// Whether a request with this tag is outstanding.
     pub(super) fn is_outstanding(&self, tag: u16) -> bool {
         self.tags.contains_key(&tag)
@@ -363,8 +373,8 @@ impl State {
         serial
     }
 
-    /// What a read may ask for: the less the more is asked for already, so that
-    /// a few readers get all they want and many still get something.
+    /// What a read that waits may ask for: the less the more is asked for already, so
+    /// that a few readers get all they want and many still get something.
     pub(super) fn read_count(&self, count: u32) -> u32 {
         let left = READS_MAX.saturating_sub(self.reading);
         count.min((left / 4).max(READ_MIN))

@@ -84,10 +84,12 @@ fn files_look_as_files_do() {
                   test -r status; ! test -w status; test -w data; ! test -e nothing");
         // Shells truncate, programs set times and sync: nothing to us.
         place.sh("cd $MNT/tcp; : > clone; truncate -s 0 clone; touch clone; sync clone; df . >&2");
+        // Nor is it a change to set what is so already.
+        place.sh("cd $MNT/tcp; chmod 600 clone; chown $(id -u) clone; chown $(id -u):$(id -g) 0");
         let refused =
             place.sh("cd $MNT/tcp/0; export LC_ALL=C; f() { \"$@\" 2>&1 && exit 1 || :; }
              f mkdir x; f rm ctl; f chmod 777 ctl; f bash -c 'echo > x'; f bash -c 'echo > status'
-             f cat x; f truncate -s 5 data; f mv ctl x; f ln ctl x");
+             f cat x; f truncate -s 5 data; f mv ctl x; f ln ctl x; f chown 1 ctl; f chgrp 1 ctl");
         for (line, wanted) in refused.lines().zip([
             "Permission denied",
             "Permission denied",
@@ -98,10 +100,12 @@ fn files_look_as_files_do() {
             "Operation not permitted",
             "Permission denied",
             "Permission denied",
+            "Operation not permitted",
+            "Operation not permitted",
         ]) {
             assert!(line.ends_with(wanted), "{refused}");
         }
-        assert_eq!(refused.lines().count(), 9, "{refused}");
+        assert_eq!(refused.lines().count(), 11, "{refused}");
         drop(conversation);
         service.stop();
     });
@@ -352,7 +356,7 @@ print(got == b''.join(b'%07d\\n' % n for n in range(4000)))",
 fn a_hundred_shells_at_once_leave_nothing_behind() {
     as_each(|who| {
         let place = Place::new(who);
-        let service = place.serve(&[]);
+        let service = place.serve_logging("sshnet_host::fuse::net=debug", &[]);
         let port = echo();
         place.sh("head -c 1048576 /dev/urandom > $DIR/run/sent; ls $MNT/tcp");
         let before = service.descriptors();
@@ -380,6 +384,22 @@ fn a_hundred_shells_at_once_leave_nothing_behind() {
             place.sh("ls $MNT/tcp $MNT/unix | grep -c ^[0-9] || :") == "0\n"
         });
         until("no descriptor is left", || service.descriptors() <= before);
+        // Nor an open file, nor a file that the kernel might still ask for.
+        let forgotten = place.forget();
+        place.sh("fusermount3 -u $MNT");
+        let mut ends = Vec::new();
+        loop {
+            let line = service.line();
+            if line.ends_with("was unmounted; the socket is still served") {
+                break;
+            }
+            ends.extend(Some(line).filter(|line| line.contains("at the end")));
+        }
+        // It is looked at more than once: the first time closes what is open, and the
+        // kernel's last words may come after that.
+        assert!(ends.first().is_some_and(|line| line.ends_with(" and has 0 open")), "{ends:?}");
+        let none = |line: &String| line.contains("knows 0 files");
+        assert!(!forgotten || ends.last().is_some_and(none), "{ends:?}");
         service.stop();
     });
 }

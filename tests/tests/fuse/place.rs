@@ -166,6 +166,26 @@ impl Place {
         out
     }
 
+    /// Makes the kernel forget the files that nobody uses, which it may keep in mind
+    /// until then. Only root can; whether it did.
+    #[track_caller]
+    pub(crate) fn forget(&self) -> bool {
+        if !is_root() {
+            return false;
+        }
+        let mut command = match &self.holder {
+            None => Command::new("mount"),
+            Some(holder) => {
+                let mut command = Command::new("nsenter");
+                command.args(["--mount", "--target", &holder.id().to_string(), "mount"]);
+                command
+            }
+        };
+        let output = finish(command.args(["-i", "-c", "-o", "remount"]).arg(self.mnt()));
+        assert!(output.status.success(), "{output:?}");
+        true
+    }
+
     /// The mounts on our directory, as /proc/mounts says it. Looks at no mount.
     pub(crate) fn mounts(&self) -> Vec<String> {
         let table = match &self.holder {
@@ -179,8 +199,16 @@ impl Place {
 
     /// Starts a service that mounts here.
     pub(crate) fn serve(&self, more: &[&str]) -> Service<'_> {
+        self.serve_logging("", more)
+    }
+
+    /// The same, and it logs what `RUST_LOG` asks for with this.
+    pub(crate) fn serve_logging(&self, log: &str, more: &[&str]) -> Service<'_> {
         let mut command = self.command(self.host());
         command.args(["--pipe", "loopback", "-s", "test", "-m", "mnt"]).args(more);
+        if !log.is_empty() {
+            command.env("RUST_LOG", log);
+        }
         let mut process = command.stderr(Stdio::piped()).spawn().expect("it starts");
         let (say, said) = mpsc::channel();
         let stderr = process.stderr.take().expect("piped");

@@ -32,6 +32,7 @@ mod ending;
 mod forward;
 mod idle;
 mod input;
+mod refused;
 mod scale;
 mod socks;
 mod stall;

@@ -12,6 +12,7 @@ use sshnet_tests::world::{Kind, Service, World, until};
 
 on_each_pipe!(
     eight_uploads_and_eight_downloads_beside_a_reader_that_stands_still,
+    reads_that_wait_make_no_other_shorter,
     a_clunk_with_a_read_outstanding_is_answered,
     a_flushed_write_says_how_much_of_it_is_on_its_way,
 );
@@ -80,6 +81,32 @@ fn eight_uploads_and_eight_downloads_beside_a_reader_that_stands_still(kind: Kin
 
 /// sshnet.c: the fid's last reference went with the request, inside the only
 /// thread that could take it (defect 15).
+/// Together they ask for more than the server lets them wait for.
+fn reads_that_wait_make_no_other_shorter(kind: Kind) {
+    let world = World::new(kind);
+    let silent = Service::new(|mut stream| drop(stream.read(&mut [0])));
+    let talks = Service::new(|mut stream| {
+        stream.write_all(&[b's'; IO as usize]).expect("it is taken");
+        let _ = stream.read(&mut [0]);
+    });
+    for dialect in Dialect::ALL {
+        let client = Client::connect(&world.socket(), dialect);
+        let (_, _ctl, nothing) = client.dial(&silent.address()).expect("it answers");
+        let waiting: Vec<_> = (0..200).map(|_| nothing.read(IO)).collect();
+        let (number, _ctl, data) = client.dial(&talks.address()).expect("it answers");
+        let there = format!(" qin {IO} ");
+        until("all of it is there", || {
+            let status = client.text(&format!("{number}/status")).expect("it is there");
+            status.contains(&there)
+        });
+        let read = data.read(IO).wait_data().expect("it is open");
+        assert_eq!(read.len(), IO as usize, "{dialect:?}");
+        // And of what waits nothing was lost or answered.
+        assert!(waiting.iter().all(|read| read.wait_for(Duration::ZERO).is_none()));
+        client.hang_up();
+    }
+}
+
 fn a_clunk_with_a_read_outstanding_is_answered(kind: Kind) {
     let world = World::new(kind);
     let echo = Service::echo();

@@ -163,6 +163,8 @@ async fn linux_sets_nothing_but_what_shells_set() {
         let time = Time { sec: 1, nsec: 2 };
         SetAttr { mode, uid: 0, gid: 0, size, atime: time, mtime: time }
     };
+    let owner = |uid, gid| SetAttr { uid, gid, ..stat(0, 0) };
+    let both = SetAttrMask::UID | SetAttrMask::GID;
     let all_times = SetAttrMask::from_bits_truncate(0x1f0);
     for (valid, set, accepted) in [
         (SetAttrMask::from_bits_truncate(0x68), stat(0, 0), true),
@@ -170,6 +172,11 @@ async fn linux_sets_nothing_but_what_shells_set() {
         (SetAttrMask::SIZE, stat(0, 1), false),
         (SetAttrMask::MODE, stat(0o100_600, 0), true),
         (SetAttrMask::MODE, stat(0o644, 0), false),
+        (SetAttrMask::UID, owner(7, 0), true),
+        (SetAttrMask::GID, owner(0, 8), true),
+        (both, owner(7, 8), true),
+        (both, owner(7, 9), false),
+        (both, owner(6, 8), false),
         (SetAttrMask::UID, stat(0, 0), false),
         (SetAttrMask::GID, stat(0, 0), false),
     ] {
