@@ -153,7 +153,7 @@ impl Used {
                 let why = format!("{why}\nto see what there is: {ls}");
                 CommandError::Refused(what, ClientError::Refused(why))
             }
-            ClientError::Refused(why) if why.contains("is a directory") => {
+            ClientError::Refused(why) if why.to_lowercase().contains("is a directory") => {
                 let why = format!("{why}\nto see what is in it: {}", self.ls(&self.path));
                 CommandError::Refused(what, ClientError::Refused(why))
             }

@@ -1,16 +1,15 @@
 //! How much of a 9P connection a conversation may use that shares it with others.
 //!
-//! A server limits how much of a connection's writes may wait, and how many requests
-//! are outstanding; past that, requests fail. (What its reads ask for it limits, too,
-//! but that only makes those shorter that wait.) And what reads have brought is held
-//! here until somebody takes it. A conversation alone has as much under way as makes
-//! it fast. Of several each has its part, so that any number of them that wait leaves
-//! something for those that move.
+//! A server limits what all reads of a connection may ask for, how much of its
+//! writes may wait, and how many requests are outstanding; past the first, reads
+//! get short, and past the others requests fail. A conversation alone has as much
+//! under way as makes it fast. Of several each has its part, so that any number
+//! of them that wait leaves something for those that move.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::ninep::WRITES_MAX;
+use crate::ninep::{READS_MAX, WRITES_MAX};
 
 /// Bytes in one read or write, at most.
 pub const CHUNK: usize = 128 << 10;
@@ -22,8 +21,6 @@ const OUTSTANDING: usize = 8;
 const SHORT: usize = 16 << 10;
 /// While one is on its way to the server, another is to be there.
 const FEWEST: usize = 2;
-/// Bytes that all reads may have brought and nobody has taken.
-const HELD_MAX: usize = 64 << 20;
 /// What a conversation always has, in bytes.
 const LEAST: usize = 1 << 10;
 
@@ -31,7 +28,7 @@ const LEAST: usize = 1 << 10;
 // of n came when the ones before it waited already, they hold 1 + 1/2 + ... + 1/n
 // of this: less than 8 times for 1024. The engine's limit on writes that wait is
 // the same as the server's.
-const READS: usize = HELD_MAX / 8;
+const READS: usize = READS_MAX as usize / 8;
 const WRITES: usize = WRITES_MAX as usize / 8;
 
 /// The conversations of one connection. Clones are the same ones.
@@ -103,15 +100,14 @@ mod tests {
         let first = shares.join();
         let alone = first.reads();
         let second = shares.join();
-        let ten: Vec<Share> = (0..10).map(|_| shares.join()).collect();
         assert!(first.reads().chunk < alone.chunk);
-        drop((second, ten));
+        drop(second);
         assert_eq!(first.reads(), alone);
     }
 
     /// Each comes when all before it wait with as much as they may have.
     #[test]
-    fn as_many_as_are_taken_stay_within_all_limits() {
+    fn as_many_as_are_taken_stay_within_the_servers_limits() {
         let shares = Shares::default();
         let (mut reading, mut writing, mut tags) = (0, 0, 0);
         let taken: Vec<Share> = (0..CONVERSATIONS)
@@ -124,7 +120,7 @@ mod tests {
                 share
             })
             .collect();
-        assert!(reading <= HELD_MAX, "{reading}");
+        assert!(reading <= READS_MAX as usize, "{reading}");
         assert!(writing <= WRITES_MAX as usize, "{writing}");
         // And one each to dial or to end with.
         assert!(tags + taken.len() < TAGS_MAX, "{tags}");

@@ -55,7 +55,7 @@ use tokio::task::JoinSet;
 pub use self::listener::{listen, listen_tcp};
 #[cfg(test)]
 pub(crate) use self::table::TAGS_MAX;
-pub(crate) use self::table::WRITES_MAX;
+pub(crate) use self::table::{READS_MAX, WRITES_MAX};
 use crate::tree::Tree;
 
 /// What a server grants its clients.

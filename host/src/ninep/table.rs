@@ -20,7 +20,7 @@ use crate::tree::{Failure, Handle, Node};
 /// Bytes of replies that wait to be sent above which no message is read.
 const OUTBOX_FULL: usize = 4 << 20;
 /// Bytes that all reads of a connection that wait may ask for at once.
-const READS_MAX: u32 = 8 << 20;
+pub(crate) const READS_MAX: u32 = 8 << 20;
 /// What a read that waits may always ask for.
 pub(super) const READ_MIN: u32 = 512;
 /// Bytes of a connection's writes that may wait.
