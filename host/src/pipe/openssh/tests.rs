@@ -327,9 +327,10 @@ async fn refused_dials_wear_a_master_and_another_takes_its_place() {
     }
     println!("{refused} dials refused, {at_the_limit} at the limit, in {:?}", begun.elapsed());
     // The newest may be at its limit, too, until the next has logged in.
+    let other = crate::pipe::testing::echo().await;
     let next = async {
         loop {
-            match engine.dial("127.0.0.1", echo.port()).await {
+            match engine.dial("127.0.0.1", other.port()).await {
                 Ok(channel) => return channel,
                 Err((reason::RESOURCE_SHORTAGE, _)) => {
                     tokio::time::sleep(Duration::from_millis(10)).await;
