@@ -20,8 +20,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, watch};
 
 use crate::engine::{
-    ClientId, ClientInfo, Effect, Effects, Engine, EngineError, Error, ErrorCode, Protocol, Reply,
-    Statistics, TextFile,
+    ClientId, ClientInfo, Effect, Effects, Engine, EngineError, Error, ErrorCode, Limits, Protocol,
+    Reply, Statistics, TextFile,
 };
 use crate::pipe::{Link, Outbox, Upstream};
 
@@ -49,6 +49,7 @@ pub struct Driver {
 struct Shared {
     state: Mutex<State>,
     made: Instant,
+    limits: Limits,
     /// The engine asked for another wake-up time, or the driver is gone.
     wake: Arc<Notify>,
     /// Why the pipe has to end, or the engine is gone.
@@ -74,6 +75,7 @@ impl Driver {
     /// Drives this engine; there is no pipe yet. Must be called within a tokio
     /// runtime, which then runs the engine's timer.
     pub fn new(engine: Engine) -> Self {
+        let limits = *engine.limits();
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 engine: Some(engine),
@@ -86,6 +88,7 @@ impl Driver {
                 pipe_number: 0,
             }),
             made: Instant::now(),
+            limits,
             wake: Arc::new(Notify::new()),
             failure: watch::Sender::new(None),
         });
@@ -230,6 +233,11 @@ impl Driver {
     /// Figures of the session.
     pub fn statistics(&self) -> Result<Statistics, Error> {
         self.question(Engine::statistics)
+    }
+
+    /// What the engine was told that it may hold.
+    pub fn limits(&self) -> &Limits {
+        &self.shared.limits
     }
 
     /// Requests not yet completed.

@@ -30,6 +30,8 @@
 //! What a client can make a connection hold is bounded: it is not listened to
 //! while it does not take its replies, its reads get shorter the more of them
 //! wait, its writes fail when too much of them waits, and fids and tags have limits.
+//! Of what all clients may hold together each has at most a part of what is free,
+//! so that those who wait leave something for the next.
 
 mod answer;
 pub mod client;
