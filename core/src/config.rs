@@ -79,7 +79,8 @@ impl Default for Limits {
             requests: 65_536,
             line: 4_096,
             name: 1_024,
-            queued: 64 << 20,
+            // As much as makes a writer fast, for many that are not read at once.
+            queued: 256 << 20,
             // OpenSSH drops messages silently where more than 128 MiB wait in one
             // of its buffers; half of that, in each direction.
             unacknowledged: 64 << 20,

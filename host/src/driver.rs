@@ -20,8 +20,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, watch};
 
 use crate::engine::{
-    ClientId, ClientInfo, Effect, Effects, Engine, EngineError, Error, ErrorCode, Protocol, Reply,
-    Statistics, TextFile,
+    ClientId, ClientInfo, Effect, Effects, Engine, EngineError, Error, ErrorCode, Limits, Protocol,
+    Reply, Statistics, TextFile,
 };
 use crate::pipe::{Link, Outbox, Upstream};
 
@@ -51,6 +51,7 @@ pub struct Driver {
 struct Shared {
     state: Mutex<State>,
     made: Instant,
+    limits: Limits,
     /// The engine asked for another wake-up time, or the driver is gone.
     wake: Arc<Notify>,
     /// Why the pipe has to end, or the engine is gone.
@@ -76,6 +77,7 @@ impl Driver {
     /// Drives this engine; there is no pipe yet. Must be called within a tokio
     /// runtime, which then runs the engine's timer.
     pub fn new(engine: Engine) -> Self {
+        let limits = *engine.limits();
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 engine: Some(engine),
@@ -88,6 +90,7 @@ impl Driver {
                 pipe_number: 0,
             }),
             made: Instant::now(),
+            limits,
             wake: Arc::new(Notify::new()),
             failure: watch::Sender::new(None),
         });
@@ -232,6 +235,11 @@ impl Driver {
     /// Figures of the session.
     pub fn statistics(&self) -> Result<Statistics, Error> {
         self.question(Engine::statistics)
+    }
+
+    /// What the engine was told that it may hold.
+    pub fn limits(&self) -> &Limits {
+        &self.shared.limits
     }
 
     /// Requests not yet completed.

@@ -149,7 +149,9 @@ impl Core {
             .session()
             .call_constructor(&mut store, config)
             .map_err(trap)?;
-        Ok(Engine { store, bindings, session, fuel: sandbox.fuel, given: sandbox.fuel })
+        let limits = config.limits;
+        let (fuel, given) = (sandbox.fuel, sandbox.fuel);
+        Ok(Engine { store, bindings, session, limits, fuel, given })
     }
 
     fn instantiate(
@@ -189,6 +191,7 @@ pub struct Engine {
     store: Store<StoreLimits>,
     bindings: bindings::Core,
     session: ResourceAny,
+    limits: Limits,
     /// What a call without bytes is given.
     fuel: u64,
     /// What the last call was given.
@@ -215,6 +218,11 @@ pub type Effects = Result<Vec<Effect>, EngineError>;
 
 #[allow(missing_docs, reason = "each method is the function of the same name in wit/engine.wit")]
 impl Engine {
+    /// What it was told that it may hold.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     pub fn pipe_up(&mut self) -> Effects {
         call!(self, 0, call_pipe_up)
     }

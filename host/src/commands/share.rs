@@ -26,8 +26,7 @@ const LEAST: usize = 1 << 10;
 
 // A conversation that waits keeps what it was given when there were fewer. If each
 // of n came when the ones before it waited already, they hold 1 + 1/2 + ... + 1/n
-// of this: less than 8 times for 1024. The engine's limit on writes that wait is
-// the same as the server's.
+// of this: less than 8 times for 1024.
 const READS: usize = READS_MAX as usize / 8;
 const WRITES: usize = WRITES_MAX as usize / 8;
 

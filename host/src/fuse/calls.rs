@@ -13,8 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use crate::driver::RequestId;
-use crate::tree::{Failure, Tree};
+use crate::tree::{Failure, RequestId, Tree};
 
 /// The kernel's outstanding requests that may block.
 #[derive(Debug, Default)]

@@ -26,9 +26,6 @@ use crate::tree::{Access, Failure, Node, Owner, Tree};
 
 /// Bytes in a write of the kernel's, at most, and in a read.
 const MAX_WRITE: NonZeroU32 = NonZeroU32::new(1 << 20).expect("it is not 0");
-/// Bytes that a writer has waiting in the engine at a time: what all clients have
-/// there is limited, and one who waits for ever must not take it all.
-const PIECE: usize = 128 << 10;
 /// Nothing is to be remembered: files come and go without the kernel's doing.
 const TTL: Duration = Duration::ZERO;
 
@@ -172,36 +169,10 @@ impl Net {
     ) -> std::result::Result<u32, Failure> {
         let tree = &self.0.tree;
         let handle = &file.handle;
-        match &file.kind {
-            Kind::Data => {}
-            Kind::Placed | Kind::Text(_) => {
-                if let Kind::Text(place) = &file.kind {
-                    *lock(place) = 0;
-                }
-                return call.ask(tree, |done| handle.write(data, done)).await;
-            }
+        if let Kind::Text(place) = &file.kind {
+            *lock(place) = 0;
         }
-        let mut taken = 0;
-        // Writes of nothing are asked, too: they say whether one may write.
-        let mut pieces = data.chunks(PIECE);
-        let mut piece = pieces.next().unwrap_or_default();
-        loop {
-            match call.ask(tree, |done| handle.write(piece, done)).await {
-                Ok(count) => {
-                    taken += count;
-                    if count as usize != piece.len() {
-                        return Ok(taken);
-                    }
-                }
-                // It is told why at the next write.
-                Err(_) if taken > 0 => return Ok(taken),
-                Err(failure) => return Err(failure),
-            }
-            match pieces.next() {
-                Some(next) => piece = next,
-                None => return Ok(taken),
-            }
-        }
+        call.ask(tree, |done| handle.write(data, done)).await
     }
 
     /// `(name, file, offset of the next)` from an offset on.

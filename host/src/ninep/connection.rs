@@ -23,7 +23,7 @@ use super::codec::{
     kind,
 };
 use super::shortfall::Shortfall;
-use super::table::{Cost, FIDS_MAX, Fid, Frame, Open, Shared, TAGS_MAX};
+use super::table::{Cost, FIDS_MAX, Fid, Frame, Open, Shared, TAGS_MIN};
 use super::{MSIZE_MAX, MSIZE_MIN, Options, trace};
 use crate::tree::{Access, Failure, Handle, Node, OpenDone, Tree};
 
@@ -183,7 +183,7 @@ impl Connection {
             }
         };
         trace::request(tag, &request);
-        {
+        let crowded = {
             let state = self.shared.lock();
             let flushes_itself = matches!(request, Request::Flush { oldtag } if oldtag == tag);
             if state.is_outstanding(tag) && !flushes_itself {
@@ -194,7 +194,11 @@ impl Connection {
                 request,
                 Request::Flush { .. } | Request::Clunk { .. } | Request::Remove { .. }
             );
-            if state.outstanding() >= TAGS_MAX && !makes_room {
+            state.outstanding() >= TAGS_MIN && !makes_room
+        };
+        if crowded {
+            let free = self.tree.requests_free();
+            if !self.shared.lock().may_ask(free) {
                 return Err(TOO_MANY_TAGS);
             }
         }
@@ -521,9 +525,10 @@ impl Call<'_> {
         let handle = self.open_file(fid)?;
         let (tag, dialect) = (self.tag, self.dialect);
         let count = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        let free = self.tree().waiting_free();
         let serial = {
             let mut state = self.shared().lock();
-            if !state.may_write(count) {
+            if !state.may_write(count, free) {
                 return Err(NO_BUFFERS);
             }
             state.begin(tag, fid, Cost::Write(count))

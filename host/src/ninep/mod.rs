@@ -31,6 +31,8 @@
 //! while it does not take its replies, its reads that wait get shorter the more
 //! there are, its writes fail when too much of them waits, and fids and tags have
 //! limits.
+//! Of what all clients may hold together each has at most a part of what is free,
+//! so that those who wait leave something for the next.
 
 mod answer;
 pub mod client;

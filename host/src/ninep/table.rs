@@ -6,6 +6,7 @@
 //! enters the outbox in one step: whoever finds a tag gone can rely on its reply
 //! being on its way before any that follows.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,8 +15,7 @@ use tokio::sync::Notify;
 
 use super::codec::{Dialect, Reply, read_header};
 use super::shortfall::Shortfall;
-use crate::driver::RequestId;
-use crate::tree::{Failure, Handle, Node};
+use crate::tree::{Failure, Handle, Node, RequestId};
 
 /// Bytes of replies that wait to be sent above which no message is read.
 const OUTBOX_FULL: usize = 4 << 20;
@@ -25,10 +25,17 @@ pub(crate) const READS_MAX: u32 = 8 << 20;
 pub(super) const READ_MIN: u32 = 512;
 /// Bytes of a connection's writes that may wait.
 pub(crate) const WRITES_MAX: u32 = 64 << 20;
+/// Bytes of its writes that may wait though those of others take up much of what
+/// all may have, as long as there is some left.
+const WRITES_MIN: u32 = 2 << 20;
+/// What all may have and only those who ask for no more than [`WRITES_MIN`] get.
+const WRITES_RESERVE: u64 = 256 << 20;
 /// Fids of a connection.
 pub(super) const FIDS_MAX: usize = 65_536;
 /// Requests of a connection that may be outstanding.
 pub(crate) const TAGS_MAX: usize = 8_192;
+/// Requests of a connection that may be outstanding though others have many.
+pub(super) const TAGS_MIN: usize = 64;
 /// Replies that are written at once.
 const BATCH_FRAMES: usize = 256;
 /// Bytes of replies above which a batch takes no more.
@@ -380,9 +387,19 @@ impl State {
         count.min((left / 4).max(READ_MIN))
     }
 
-    /// Whether so many bytes more may wait to be written.
-    pub(super) fn may_write(&self, count: u32) -> bool {
-        self.writing.saturating_add(count) <= WRITES_MAX
+    /// Whether so many bytes more may wait to be written, where all connections may
+    /// have so many more: each has at most a part of what is free, so that those who
+    /// wait leave something for the next.
+    pub(super) fn may_write(&self, count: u32, free: u64) -> bool {
+        let part = free.saturating_sub(WRITES_RESERVE) / 4;
+        let most = u32::try_from(part).unwrap_or(u32::MAX).clamp(WRITES_MIN, WRITES_MAX);
+        self.writing.saturating_add(count) <= most
+    }
+
+    /// Whether one more request may be outstanding, where all connections may have
+    /// so many more: the same rule.
+    pub(super) fn may_ask(&self, free: usize) -> bool {
+        self.tags.len() < (free / 4).clamp(TAGS_MIN, TAGS_MAX)
     }
 
     /// Marks a request as flushed; answers with what the tree calls it.
@@ -392,10 +409,10 @@ impl State {
         entry.request
     }
 
-    /// The requests that are outstanding on a fid.
+    /// The requests that are outstanding on a fid, the last first: so that what is
+    /// given up is not followed by what was behind it.
     pub(super) fn requests_on(&self, fid: u32) -> Vec<RequestId> {
-        let tags = self.tags.values().filter(|tag| tag.fid == fid);
-        tags.filter_map(|tag| tag.request).collect()
+        last_first(self.tags.values().filter(|tag| tag.fid == fid))
     }
 
     /// Forgets every request and every fid; nothing of them is answered. What it
@@ -408,7 +425,7 @@ impl State {
             Open::Yes(handle) => Some(handle),
             Open::No | Open::Opening(_) => None,
         });
-        (tags.into_values().filter_map(|tag| tag.request).collect(), open.collect())
+        (last_first(tags.values()), open.collect())
     }
 
     /// The files that were opened for nobody.
@@ -429,4 +446,10 @@ impl State {
         }
         Some(entry.flushed)
     }
+}
+
+fn last_first<'t>(tags: impl Iterator<Item = &'t Tag>) -> Vec<RequestId> {
+    let mut requests: Vec<_> = tags.filter_map(|tag| Some((tag.serial, tag.request?))).collect();
+    requests.sort_unstable_by_key(|(serial, _)| Reverse(*serial));
+    requests.into_iter().map(|(_, request)| request).collect()
 }

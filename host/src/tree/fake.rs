@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::{Client as Shown, Owner, Stack, Tree};
+use super::{Capacity, Client as Shown, Owner, Stack, Tree};
 use crate::driver::{Done, Outcome, RequestId};
 use crate::engine::{ClientId, Error, ErrorCode, Protocol, Reply, TextFile};
 
@@ -18,7 +18,6 @@ pub(crate) const CHANGED: Duration = Duration::from_secs(86_400);
 #[derive(Clone, Default)]
 pub(crate) struct Fake(Arc<Mutex<State>>);
 
-#[derive(Default)]
 struct State {
     clients: BTreeMap<u32, Client>,
     incarnations: BTreeMap<u32, u32>,
@@ -26,6 +25,20 @@ struct State {
     last_request: RequestId,
     /// What a flushed write says it took.
     flushed_write: Option<u32>,
+    capacity: Capacity,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            clients: BTreeMap::new(),
+            incarnations: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            last_request: 0,
+            flushed_write: None,
+            capacity: Capacity { clients: 12_000, requests: 65_536, queued: 256 << 20 },
+        }
+    }
 }
 
 struct Client {
@@ -106,6 +119,11 @@ impl Fake {
     /// Number and references of each client.
     pub(crate) fn references(&self) -> Vec<(u32, u32)> {
         self.lock().clients.values().map(|c| (c.id.number, c.references)).collect()
+    }
+
+    /// What trees that are made from now on believe that it takes.
+    pub(crate) fn takes(&self, capacity: Capacity) {
+        self.lock().capacity = capacity;
     }
 
     /// From now on a flushed write answers with this count.
@@ -231,5 +249,13 @@ impl Stack for Fake {
 
     fn clients(&self) -> Result<Vec<Shown>, Error> {
         Ok(self.lock().clients.values().map(Client::shown).collect())
+    }
+
+    fn outstanding(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
+    fn capacity(&self) -> Capacity {
+        self.lock().capacity
     }
 }

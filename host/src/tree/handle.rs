@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
-    Access, CLIENT_FILES, ClientFile, Failure, NUMBER_BITS, Node, PROTOCOLS, Shared, Tree, seconds,
+    Access, CLIENT_FILES, ClientFile, Failure, NUMBER_BITS, Node, PROTOCOLS, RequestId, Shared,
+    Tree, seconds,
 };
-use crate::driver::RequestId;
 use crate::engine::{ClientId, Reply, TextFile};
 
 /// Called once with what was read, or why nothing was.
@@ -159,7 +159,8 @@ impl Handle {
                         Err(error) => Err(Failure::from(error)),
                     });
                 });
-                return Some(self.reference.shared.stack.read(*client, count, done));
+                let stack = &self.reference.shared.stack;
+                return Some(RequestId::Stack(stack.read(*client, count, done)));
             }
         }
         None
@@ -184,7 +185,7 @@ impl Handle {
                 Err(error) => Err(Failure::from(error)),
             });
         };
-        let stack = &self.reference.shared.stack;
+        let uploads = &self.reference.shared.uploads;
         match &self.kind {
             Kind::Cs(answer) => {
                 let translated = self.translate(bytes);
@@ -197,9 +198,9 @@ impl Handle {
                 finish(outcome);
                 None
             }
-            Kind::Data(client) => Some(stack.write(*client, bytes, Box::new(finish))),
+            Kind::Data(client) => uploads.write(*client, bytes, Box::new(finish)),
             // Of the texts and directories only `ctl` can be opened for writing.
-            Kind::Text(client, ..) => Some(stack.control(*client, bytes, Box::new(finish))),
+            Kind::Text(client, ..) => uploads.control(*client, bytes, Box::new(finish)),
             Kind::Directory(_) => {
                 finish(Ok(Reply::Data(Vec::new())));
                 None

@@ -7,9 +7,10 @@
 //! ```
 //!
 //! It is the tree of sshnet(4) and ip(3). A file is a [`Node`]: a value, not a
-//! thing that is kept. What an open file remembers is in its [`Handle`]. The tree
-//! knows no dialect of 9P, no fids and no tags, and nothing of FUSE; it reaches
-//! the engine through [`Stack`] alone.
+//! thing that is kept. What an open file remembers is in its [`Handle`]; writes that
+//! wait are in `uploads`, so that they make no others fail. The tree knows no
+//! dialect of 9P, no fids and no tags, and nothing of FUSE; it reaches the engine
+//! through [`Stack`] alone.
 //!
 //! Where it differs from sshnet.c, on purpose: a qid names the client's
 //! incarnation too, so that a node that was walked to and not yet opened never
@@ -25,6 +26,7 @@ mod owner;
 mod stack;
 #[cfg(test)]
 mod tests;
+mod uploads;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -36,8 +38,9 @@ use tokio::sync::mpsc;
 pub use self::failure::{Failure, TEXT_MAX};
 pub use self::handle::{Entries, Entry, Handle, ReadDone, WriteDone};
 pub use self::owner::Owner;
-pub use self::stack::{Client, Stack};
-use crate::driver::{Outcome, RequestId};
+pub use self::stack::{Capacity, Client, Stack};
+use self::uploads::Uploads;
+use crate::driver::{self, Outcome};
 use crate::engine::{ClientId, Error, ErrorCode, Protocol, Reply};
 
 /// A file of the tree. It may be one of a client that is gone: opening it says so.
@@ -192,6 +195,15 @@ impl Access {
 /// To drop the handle there is fine.
 pub type OpenDone = Box<dyn FnOnce(Result<Handle, Failure>) + Send>;
 
+/// Names a request that may be outstanding.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RequestId {
+    /// The stack has it.
+    Stack(driver::RequestId),
+    /// It was not wholly in the stack when it was made: see `uploads`.
+    Upload(u64),
+}
+
 /// The tree over one stack. Clones are the same tree.
 #[derive(Clone)]
 pub struct Tree {
@@ -200,6 +212,7 @@ pub struct Tree {
 
 pub(crate) struct Shared {
     stack: Arc<dyn Stack>,
+    uploads: Arc<Uploads>,
     owner: Owner,
     made: u32,
     /// Entries that listings of directories keep.
@@ -210,7 +223,7 @@ pub(crate) struct Shared {
 
 impl Tree {
     /// The tree over this stack. Must be called within a tokio runtime, which
-    /// then releases what is dropped without being closed.
+    /// then releases what is dropped without being closed, and writes what waits.
     pub fn new(stack: impl Stack, owner: Owner) -> Self {
         let stack: Arc<dyn Stack> = Arc::new(stack);
         let (late, mut dropped) = mpsc::unbounded_channel();
@@ -222,7 +235,8 @@ impl Tree {
         });
         let made = seconds(SystemTime::now());
         let listed = AtomicUsize::new(0);
-        Self { shared: Arc::new(Shared { stack, owner, made, listed, late }) }
+        let uploads = Uploads::new(Arc::clone(&stack));
+        Self { shared: Arc::new(Shared { stack, uploads, owner, made, listed, late }) }
     }
 
     /// Who owns every file.
@@ -311,11 +325,11 @@ impl Tree {
             }
             Node::Clone(protocol) => {
                 let done = self.opened(protocol, access, done);
-                Some(self.shared.stack.clone_client(protocol, done))
+                Some(RequestId::Stack(self.shared.stack.clone_client(protocol, done)))
             }
             Node::File(protocol, client, ClientFile::Listen) => {
                 let done = self.opened(protocol, access, done);
-                Some(self.shared.stack.listen(client, done))
+                Some(RequestId::Stack(self.shared.stack.listen(client, done)))
             }
             Node::File(_, client, _) => {
                 done(match self.shared.stack.retain(client) {
@@ -329,7 +343,23 @@ impl Tree {
 
     /// Gives up on a request: when this returns it is completed.
     pub fn flush(&self, request: RequestId) {
-        self.shared.stack.flush(request);
+        match request {
+            RequestId::Stack(request) => self.shared.stack.flush(request),
+            RequestId::Upload(id) => self.shared.uploads.flush(id),
+        }
+    }
+
+    /// Requests that may still be made, of all who use the tree together.
+    pub fn requests_free(&self) -> usize {
+        let stack = &self.shared.stack;
+        let most = usize::try_from(stack.capacity().requests).unwrap_or(usize::MAX);
+        most.saturating_sub(stack.outstanding())
+    }
+
+    /// Bytes of writes that may still wait, of all who use the tree together, beside
+    /// those that the stack has.
+    pub fn waiting_free(&self) -> u64 {
+        self.shared.uploads.free()
     }
 
     /// Completes the opening of a file that makes a client.

@@ -16,6 +16,17 @@ pub struct Client {
     pub changed: SystemTime,
 }
 
+/// What a stack takes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Capacity {
+    /// Clients at once.
+    pub clients: u32,
+    /// Requests outstanding at once.
+    pub requests: u32,
+    /// Bytes of writes that wait to be sent.
+    pub queued: u64,
+}
+
 /// A stack whose clients the tree shows: the driver, or a test's.
 ///
 /// The driver's rules are the trait's: a [`Done`] runs exactly once, perhaps
@@ -35,6 +46,8 @@ pub trait Stack: Send + Sync + 'static {
     fn text(&self, client: ClientId, file: TextFile) -> Result<String, Error>;
     fn translate(&self, query: &str) -> Result<String, Error>;
     fn clients(&self) -> Result<Vec<Client>, Error>;
+    fn outstanding(&self) -> usize;
+    fn capacity(&self) -> Capacity;
 }
 
 impl Stack for Driver {
@@ -85,6 +98,15 @@ impl Stack for Driver {
 
     fn clients(&self) -> Result<Vec<Client>, Error> {
         Ok(Self::clients(self)?.iter().map(|info| shown(self, info)).collect())
+    }
+
+    fn outstanding(&self) -> usize {
+        Self::outstanding(self)
+    }
+
+    fn capacity(&self) -> Capacity {
+        let limits = self.limits();
+        Capacity { clients: limits.clients, requests: limits.requests, queued: limits.queued }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Those who do not read, and those who go while they wait: nobody else notices.
 
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
@@ -7,7 +8,9 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
-use sshnet_tests::ninep::{Body, Client, Dialect, IO, Mode, PATIENCE, frame, read_frame, tversion};
+use sshnet_tests::ninep::{
+    Body, Client, Dialect, IO, Mode, PATIENCE, Pending, frame, read_frame, tversion,
+};
 use sshnet_tests::world::{Kind, Service, World, until};
 
 on_each_pipe!(
@@ -15,6 +18,7 @@ on_each_pipe!(
     reads_that_wait_make_no_other_shorter,
     a_clunk_with_a_read_outstanding_is_answered,
     a_flushed_write_says_how_much_of_it_is_on_its_way,
+    uploads_that_nobody_reads_fail_nobody_elses,
 );
 
 /// A service that sends so much and ends.
@@ -182,6 +186,115 @@ fn a_flushed_write_says_how_much_of_it_is_on_its_way(kind: Kind) {
     }
     // Where sshd gives window it ends anywhere; on the loopback at whole writes.
     assert!(in_part > 0 || kind == Kind::Loopback, "no write was taken in part");
+}
+
+/// A service whose callers are not read, as long as it is there.
+fn standstill() -> Service {
+    let held = Mutex::new(Vec::new());
+    Service::new(move |stream| held.lock().expect("no panic").push(stream))
+}
+
+/// A conversation of this client's that gives back a million bytes.
+fn echo_a_million(client: &Client, echo: &Service) {
+    const BYTES: usize = 1_000_000;
+    let (_, ctl, data) = client.dial(&echo.address()).expect("it answers");
+    let bytes: Vec<u8> = (0..BYTES).map(|at| (at / 7 + at / 1013) as u8).collect();
+    let writes: Vec<_> = bytes.chunks(IO as usize).map(|part| data.write(part)).collect();
+    let mut back = Vec::new();
+    while back.len() < BYTES {
+        back.extend(data.read(IO).wait_data().expect("the reads"));
+    }
+    for (write, part) in writes.into_iter().zip(bytes.chunks(IO as usize)) {
+        assert_eq!(write.wait_count(), Ok(part.len() as u32));
+    }
+    assert!(back == bytes, "what came back is not what was sent");
+    ctl.control("hangup").expect("it is open");
+}
+
+/// What all connections had waiting counted against one limit, which one of them
+/// could reach.
+fn uploads_that_nobody_reads_fail_nobody_elses(kind: Kind) {
+    const EACH: usize = 64 << 20;
+    let world = World::new(kind);
+    let (deaf, echo) = (standstill(), Service::echo());
+    let mut waiting = Vec::new();
+    for dialect in Dialect::ALL {
+        let client = Client::connect(&world.socket(), dialect);
+        let (_, ctl, data) = client.dial(&deaf.address()).expect("it answers");
+        let part = [b'd'; IO as usize];
+        let writes: Vec<_> = (0..EACH / IO as usize).map(|_| data.write(&part)).collect();
+        waiting.push((client, ctl, data, writes));
+    }
+    let other = Client::connect(&world.socket(), Dialect::Linux);
+    echo_a_million(&other, &echo);
+    // Each of the writes was taken or still waits; most do.
+    for (.., writes) in &waiting {
+        let answers: Vec<_> =
+            writes.iter().filter_map(|write| write.wait_for(Duration::ZERO)).collect();
+        assert!(answers.len() < writes.len() / 2, "{} were taken", answers.len());
+        answers.into_iter().for_each(|answer| drop(answer.expect("it is open")));
+    }
+    // They end with their connections, and leave nothing.
+    for (client, ..) in waiting {
+        client.hang_up();
+    }
+    until("they are gone", || other.names("tcp") == ["clone"]);
+    echo_a_million(&other, &echo);
+}
+
+#[test]
+fn a_hundred_uploads_that_nobody_reads_leave_their_connection_to_others() {
+    const EACH: usize = 8;
+    let world = World::new(Kind::Loopback);
+    let (deaf, echo) = (standstill(), Service::echo());
+    let client = Client::connect(&world.socket(), Dialect::Linux);
+    let mut uploads: Vec<_> = (0..100)
+        .map(|_| (client.dial(&deaf.address()).expect("it answers"), VecDeque::new()))
+        .collect();
+    // Until nothing was taken for a while.
+    let mut still = 0;
+    until("every upload stands still", || {
+        still += 1;
+        for ((_, _, data), writes) in &mut uploads {
+            while let Some(answer) =
+                writes.front().and_then(|w: &Pending| w.wait_for(Duration::ZERO))
+            {
+                answer.expect("it is open");
+                writes.pop_front();
+                still = 0;
+            }
+            while writes.len() < EACH {
+                writes.push_back(data.write(&[b'd'; IO as usize]));
+            }
+        }
+        still > 20
+    });
+    echo_a_million(&client, &echo);
+}
+
+/// Each connection could have an eighth of all the requests that there may be.
+#[test]
+fn reads_that_wait_leave_requests_to_others() {
+    let world = World::new(Kind::Loopback);
+    let (deaf, echo) = (standstill(), Service::echo());
+    let mut readers = Vec::new();
+    for _ in 0..10 {
+        let client = Client::connect(&world.socket(), Dialect::Plan9);
+        let (_, ctl, data) = client.dial(&deaf.address()).expect("it answers");
+        let reads: Vec<_> = (0..8_192).map(|_| data.read(1)).collect();
+        // All of them have been looked at when this is answered.
+        client.flush(&reads[0]);
+        let refused =
+            reads.iter().skip(1).filter(|read| read.wait_for(Duration::ZERO).is_some()).count();
+        readers.push((client, ctl, data, refused));
+        let other = Client::connect(&world.socket(), Dialect::Linux);
+        let (_, _ctl, data) = other.dial(&echo.address()).expect("it answers");
+        data.write(b"hello").wait_count().expect("the write");
+        assert_eq!(data.read(100).wait_data(), Ok(b"hello".to_vec()));
+    }
+    let refused: Vec<usize> = readers.iter().map(|(.., refused)| *refused).collect();
+    assert_eq!(refused[..4], [0; 4], "{refused:?}");
+    assert!(refused[9] > 0 && refused[9] < 8_000, "{refused:?}");
 }
 
 /// sshnet.c wrote its replies where it took its requests: a client that did not

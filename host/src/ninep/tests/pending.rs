@@ -1,7 +1,9 @@
 //! Requests that wait: flushed, clunked, abandoned, too many.
 
+use super::super::table::Shared;
 use super::*;
 use crate::engine::{ErrorCode, Protocol, Reply as Done};
+use crate::tree::Capacity;
 use crate::tree::fake::{Asked, error};
 
 /// A connection with a client: its `ctl` as fid 1, its `data` as fid 2.
@@ -337,8 +339,102 @@ async fn writes_that_wait_have_a_limit() {
     fake.complete(Ok(Done::Count(1 << 19)));
     assert_eq!(wire.hear(1000).await, "Rwrite count 524288");
     let write = wire.say(&Request::Write { fid: 2, offset: 0, data: b"x" }).await;
-    waits(&fake, 128).await;
     assert_eq!(wire.ask(&Request::Flush { oldtag: write }).await, "Rflush");
+    // All the others are taken, and in the order in which they were sent.
+    for tag in 1001..1128 {
+        until("one is under way", || !fake.asked().is_empty()).await;
+        fake.complete(Ok(Done::Count(1 << 19)));
+        assert_eq!(wire.hear(tag).await, "Rwrite count 524288");
+    }
+    assert_eq!(fake.asked(), []);
+}
+
+/// The more all others have waiting, the less each may; and each may something.
+#[test]
+fn what_waits_to_be_written_leaves_something_for_the_next() {
+    const MIB: u64 = 1 << 20;
+    let shared = Shared::new();
+    let state = shared.lock();
+    for (free, most) in [(1024, 64), (512, 64), (256 + 40, 10), (256, 2), (1, 2)] {
+        assert!(state.may_write(most << 20, free * MIB), "{free}");
+        assert!(!state.may_write((most << 20) + 1, free * MIB), "{free}");
+    }
+    // Those who are greedy leave what is set aside, however many they are.
+    let mut free = 1024 * MIB;
+    for _ in 0..1000 {
+        let most = (1..=64).rev().find(|most| state.may_write(most << 20, free)).unwrap_or(0);
+        if most > 2 {
+            free -= u64::from(most) * MIB;
+        }
+    }
+    assert!(free >= 256 * MIB);
+}
+
+/// The same for requests.
+#[tokio::test]
+async fn requests_that_wait_leave_something_for_the_next() {
+    let fake = Fake::default();
+    fake.takes(Capacity { clients: 10, requests: 2_000, queued: 1 << 20 });
+    let mut wires = Vec::new();
+    let mut reads = Vec::new();
+    for number in 0..10 {
+        let mut wire = Wire::plan9(&fake).await;
+        wire.open(1, "tcp/clone", 2).await;
+        wire.open(2, &format!("tcp/{number}/data"), 2).await;
+        let before = fake.asked().len();
+        for tag in 100..600 {
+            wire.say_as(tag, &Request::Read { fid: 2, offset: 0, count: 1 }).await;
+        }
+        // What is refused is said before this is.
+        wire.say_as(50, &Request::Flush { oldtag: NOTAG }).await;
+        let mut refused = 0;
+        while frame_tag(&wire.frame().await) != 50 {
+            refused += 1;
+        }
+        reads.push(fake.asked().len() - before);
+        assert_eq!(reads[number] + refused, 500);
+        wires.push(wire);
+    }
+    // A fifth of what was free each time, and never less than some.
+    assert_eq!((reads[0], reads[1]), (400, 320));
+    assert_eq!(reads[9], 64);
+    assert!(reads.iter().sum::<usize>() < 2_000);
+    for wire in wires {
+        wire.hang_up().await;
+    }
+    assert_eq!(fake.asked(), []);
+}
+
+#[tokio::test]
+async fn a_clunk_gives_up_the_writes_that_wait_on_its_fid() {
+    let fake = Fake::default();
+    let mut wire = Wire::bare(fake.tree());
+    wire.version(1 << 20, Dialect::Plan9).await;
+    wire.attach(0).await;
+    wire.open(1, "tcp/clone", 2).await;
+    wire.open(2, "tcp/0/data", 2).await;
+    wire.open(3, "tcp/0/data", 2).await;
+    let data = vec![b'x'; 1 << 19];
+    for tag in 100..110 {
+        wire.say_as(tag, &Request::Write { fid: 2, offset: 0, data: &data }).await;
+    }
+    let behind = wire.say(&Request::Write { fid: 3, offset: 0, data: b"behind" }).await;
+    let clunk = wire.say(&Request::Clunk { fid: 2 }).await;
+    // The last first: so that none goes on in the place of one before it.
+    for tag in (100..110).rev() {
+        assert_eq!(wire.hear(tag).await, "Rerror ename Interrupted system call");
+    }
+    assert_eq!(wire.hear(clunk).await, "Rclunk");
+    until("the other goes on", || fake.asked() == [Asked::Write(b"behind".to_vec())]).await;
+    fake.complete(Ok(Done::Count(6)));
+    assert_eq!(wire.hear(behind).await, "Rwrite count 6");
+    // And so it is when the connection ends.
+    for tag in 100..110 {
+        wire.say_as(tag, &Request::Write { fid: 3, offset: 0, data: &data }).await;
+    }
+    waits(&fake, 4).await;
+    wire.hang_up().await;
+    assert_eq!((fake.asked(), fake.references()), (vec![], vec![]));
 }
 
 #[tokio::test]
