@@ -23,12 +23,11 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use bytes::Bytes;
-
 use crate::ctl::{Announced, NOWHERE, Target};
 use crate::effect::{
     ClientId, ClientInfo, ClientState, Error, Instant, Protocol, RequestId, TextFile,
 };
+use crate::queue::{Piece, trim};
 use crate::table::{Ours, Theirs};
 use crate::window::{Budget, ReceiveWindow, SendWindow};
 
@@ -36,8 +35,9 @@ use crate::window::{Budget, ReceiveWindow, SendWindow};
 #[derive(Debug)]
 pub(crate) struct Control {
     pub(crate) request: RequestId,
-    /// The lines after it.
-    pub(crate) rest: Vec<u8>,
+    pub(crate) text: Vec<u8>,
+    /// Where the line after it starts.
+    pub(crate) next: usize,
 }
 
 /// A client.
@@ -154,7 +154,7 @@ pub(crate) enum Outgoing {
 #[derive(Debug)]
 pub(crate) struct Write {
     pub(crate) request: RequestId,
-    pub(crate) bytes: Bytes,
+    pub(crate) bytes: Piece,
     /// How many of its bytes were sent.
     pub(crate) sent: u32,
 }
@@ -174,7 +174,7 @@ pub(crate) struct Remains {
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     /// Large pieces, as they came.
-    chunks: VecDeque<Bytes>,
+    chunks: VecDeque<Piece>,
     /// What came after them in small pieces, put together: a peer that sends
     /// byte by byte must not make us keep a message for each.
     tail: Vec<u8>,
@@ -199,20 +199,24 @@ const TAIL: usize = 16_384;
 
 impl Inbox {
     /// Puts in what came.
-    pub(crate) fn push(&mut self, data: Bytes) {
+    pub(crate) fn push(&mut self, data: Piece) {
         self.length += data.len();
         if data.len() < SMALL {
-            self.tail.extend_from_slice(&data);
-            if self.tail.len() < TAIL {
-                return;
+            self.tail.extend_from_slice(data.rest());
+            if self.tail.len() >= TAIL {
+                self.end_tail();
             }
-            self.tail.shrink_to_fit();
-        }
-        if !self.tail.is_empty() {
-            self.chunks.push_back(Bytes::from(core::mem::take(&mut self.tail)));
-        }
-        if data.len() >= SMALL {
+        } else {
+            self.end_tail();
             self.chunks.push_back(data);
+        }
+    }
+
+    /// The small pieces that came last are a large one from now on.
+    fn end_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.tail.shrink_to_fit();
+            self.chunks.push_back(Piece::new(core::mem::take(&mut self.tail), 0));
         }
     }
 
@@ -241,28 +245,28 @@ impl Inbox {
                 Some(End::Broken(error)) => Some(Err(error.clone())),
             };
         }
+        self.length -= count;
+        if count == self.tail.len() && self.chunks.is_empty() {
+            return Some(Ok(core::mem::take(&mut self.tail)));
+        }
         let mut out = Vec::with_capacity(count);
         while out.len() < count {
-            let wanted = count - out.len();
             if let Some(chunk) = self.chunks.front_mut() {
-                out.extend_from_slice(&chunk.split_to(wanted.min(chunk.len())));
+                chunk.take(count - out.len(), &mut out);
                 if chunk.is_empty() {
                     self.chunks.pop_front();
                 }
-            } else if wanted >= self.tail.len() {
-                out.append(&mut self.tail);
-                self.tail = Vec::new();
             } else {
-                out.extend(self.tail.drain(..wanted));
+                self.end_tail();
             }
         }
-        self.length -= count;
+        trim(&mut self.chunks);
         Some(Ok(out))
     }
 
     /// Drops what was not read; answers how much that was.
     pub(crate) fn clear(&mut self) -> usize {
-        self.chunks.clear();
+        self.chunks = VecDeque::new();
         self.tail = Vec::new();
         core::mem::take(&mut self.length)
     }
@@ -298,27 +302,27 @@ impl Conversation {
         !self.writes.is_empty() || matches!(self.outgoing, Outgoing::Ending(_))
     }
 
-    /// Takes `count` bytes off the front of the writes that wait. The pieces are
-    /// put behind `header`; requests whose last byte that was go to `done`.
+    /// Moves `count` bytes off the front of the writes that wait into a message;
+    /// requests whose last byte that was go to `done`.
     pub(crate) fn take_writes(
         &mut self,
         count: u32,
         uploads: &mut Budget,
-        mut put: impl FnMut(&[u8]),
+        message: &mut Vec<u8>,
         mut done: impl FnMut(RequestId, u32),
     ) {
         let mut left = count as usize;
         while let Some(write) = self.writes.front_mut() {
-            let piece = write.bytes.split_to(left.min(write.bytes.len()));
-            left -= piece.len();
-            put(&piece);
-            write.sent += piece.len() as u32;
+            let taken = write.bytes.take(left, message);
+            left -= taken;
+            write.sent += taken as u32;
             if !write.bytes.is_empty() {
                 break;
             }
             done(write.request, write.sent);
             self.writes.pop_front();
         }
+        trim(&mut self.writes);
         self.unsent = self.unsent.saturating_sub(u64::from(count));
         self.sent += u64::from(count);
         self.send.sent(count, uploads);

@@ -46,7 +46,7 @@ impl GuestSession for Session {
     }
 
     fn receive(&self, message: Vec<u8>) -> Vec<types::Effect> {
-        effects(self.0.borrow_mut().receive(message.into()))
+        effects(self.0.borrow_mut().receive(message))
     }
 
     fn pipe_took(&self, bytes: u64) -> Vec<types::Effect> {
@@ -74,7 +74,7 @@ impl GuestSession for Session {
     }
 
     fn write(&self, request: u64, client: types::ClientId, bytes: Vec<u8>) -> Vec<types::Effect> {
-        effects(self.0.borrow_mut().write(request, client.into(), bytes.into()))
+        effects(self.0.borrow_mut().write(request, client.into(), bytes))
     }
 
     fn listen(&self, request: u64, client: types::ClientId) -> Vec<types::Effect> {

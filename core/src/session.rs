@@ -25,6 +25,7 @@ use crate::effect::{
 use crate::listeners::Listeners;
 use crate::message::Message;
 use crate::order::Order;
+use crate::queue::trim;
 use crate::table::{Channels, Clients};
 use crate::window::{Budget, ReceiveWindow};
 
@@ -134,6 +135,7 @@ impl Out {
         while let Some(&(request, count)) = inbox.reads.front() {
             let Some(outcome) = inbox.take(count) else { break };
             inbox.reads.pop_front();
+            trim(&mut inbox.reads);
             taken += outcome.as_ref().map_or(0, Vec::len);
             self.complete(request, outcome.map(crate::effect::Reply::Data));
         }

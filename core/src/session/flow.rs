@@ -77,7 +77,7 @@ impl Session {
         c.take_writes(
             count,
             &mut self.uploads,
-            |piece| bytes.extend_from_slice(piece),
+            &mut bytes,
             |request, sent| done.push((request, sent)),
         );
         out.send_bytes(bytes);

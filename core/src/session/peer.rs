@@ -8,13 +8,12 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use bytes::Bytes;
-
 use super::{Awaited, Session};
 use crate::client::{Announcing, Bound, Call, Conversation, Dial, End, Listener, State};
 use crate::ctl::Announced;
 use crate::effect::{ClientId, Effect, Error, ErrorCode, printable};
 use crate::message::{DATA_HEADER, Message, MessageError, Open, reason};
+use crate::queue::Piece;
 use crate::table::{Channel, Ours, Theirs};
 use crate::window::SendWindow;
 
@@ -23,7 +22,7 @@ type Fault = String;
 
 impl Session {
     /// A message came in on the pipe, from its type byte on.
-    pub fn receive(&mut self, bytes: Bytes) -> Vec<Effect> {
+    pub fn receive(&mut self, bytes: Vec<u8>) -> Vec<Effect> {
         let now = self.now;
         match &mut self.pipe {
             None => self.out.warn("a message came without a pipe".into()),
@@ -31,7 +30,7 @@ impl Session {
                 pipe.heard = now;
                 pipe.probed = None;
                 self.out.statistics.messages_received += 1;
-                if let Err(fault) = self.take(&bytes) {
+                if let Err(fault) = self.take(bytes) {
                     self.fail(&fault);
                 }
             }
@@ -39,8 +38,8 @@ impl Session {
         self.finish()
     }
 
-    fn take(&mut self, bytes: &Bytes) -> Result<(), Fault> {
-        let message = match Message::decode(bytes) {
+    fn take(&mut self, bytes: Vec<u8>) -> Result<(), Fault> {
+        let message = match Message::decode(&bytes) {
             Ok(message) => message,
             Err(error @ MessageError::UnknownType(_)) => {
                 self.out.warn(format!("{error}"));
@@ -82,9 +81,8 @@ impl Session {
                 self.refused(Ours(recipient), reason, description)
             }
             Message::WindowAdjust { recipient, bytes } => self.adjusted(Ours(recipient), bytes),
-            Message::Data { recipient, data } => {
-                let data = bytes.slice(DATA_HEADER..DATA_HEADER + data.len());
-                self.data(Ours(recipient), data)
+            Message::Data { recipient, .. } => {
+                self.data(Ours(recipient), Piece::new(bytes, DATA_HEADER))
             }
             Message::ExtendedData { recipient, data, .. } => {
                 self.extended_data(Ours(recipient), data.len())
@@ -356,7 +354,7 @@ impl Session {
         Ok(())
     }
 
-    fn data(&mut self, ours: Ours, data: Bytes) -> Result<(), Fault> {
+    fn data(&mut self, ours: Ours, data: Piece) -> Result<(), Fault> {
         let Some(id) = self.owner("data", ours)? else { return Ok(()) };
         let Ok(client) = self.clients.get_mut(id) else { return Ok(()) };
         let State::Established(c) = &mut client.state else { return Ok(()) };

@@ -3,8 +3,6 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use bytes::Bytes;
-
 use super::{Awaited, Session};
 use crate::client::{
     Announcing, Bound, Call, Client, Control, Conversation, Dial, Listener, Outgoing, State, Write,
@@ -14,6 +12,7 @@ use crate::effect::{
     ClientId, ClientState, Effect, Error, ErrorCode, Instant, Protocol, Reply, RequestId,
 };
 use crate::message::{Global, Message, Open, reason};
+use crate::queue::{Piece, trim};
 use crate::table::Channel;
 use crate::window::{ReceiveWindow, SendWindow};
 
@@ -49,7 +48,7 @@ impl Session {
                     let error = Error::bad_control(found.protocol, "the line is too long");
                     self.out.complete(request, Err(error));
                 }
-                Ok(_) => self.run(client, Control { request, rest: text.to_vec() }),
+                Ok(_) => self.run(client, Control { request, text: text.to_vec(), next: 0 }),
             }
         }
         self.finish()
@@ -58,14 +57,13 @@ impl Session {
     /// Carries out the lines of a control message from where it is.
     pub(super) fn run(&mut self, id: ClientId, mut control: Control) {
         loop {
-            if control.rest.is_empty() {
+            let Some(rest) = control.text.get(control.next..).filter(|rest| !rest.is_empty())
+            else {
                 self.out.complete(control.request, Ok(Reply::Done));
                 return;
-            }
-            let end = control.rest.iter().position(|&b| b == b'\n');
-            let rest = end.map_or(Vec::new(), |end| control.rest.split_off(end + 1));
-            let line = core::mem::replace(&mut control.rest, rest);
-            let line = line.strip_suffix(b"\n").unwrap_or(&line);
+            };
+            let line = rest.split(|&b| b == b'\n').next().unwrap_or_default();
+            control.next += line.len() + 1;
             let Ok(client) = self.clients.get(id) else { return };
             let command = self.parser.command(client.protocol, line);
             let failed = match command {
@@ -359,7 +357,7 @@ impl Session {
     }
 
     /// Writes bytes.
-    pub fn write(&mut self, request: RequestId, client: ClientId, bytes: Bytes) -> Vec<Effect> {
+    pub fn write(&mut self, request: RequestId, client: ClientId, bytes: Vec<u8>) -> Vec<Effect> {
         if self.admit(request).is_some()
             && let Err(error) = self.try_write(request, client, bytes)
         {
@@ -368,7 +366,7 @@ impl Session {
         self.finish()
     }
 
-    fn try_write(&mut self, request: RequestId, id: ClientId, bytes: Bytes) -> Result<(), Error> {
+    fn try_write(&mut self, request: RequestId, id: ClientId, bytes: Vec<u8>) -> Result<(), Error> {
         let client = self.clients.get_mut(id)?;
         let c = match &mut client.state {
             State::Established(c) => c,
@@ -389,7 +387,7 @@ impl Session {
         }
         self.queued += length;
         c.unsent += length;
-        c.writes.push_back(Write { request, bytes, sent: 0 });
+        c.writes.push_back(Write { request, bytes: Piece::new(bytes, 0), sent: 0 });
         self.out.requests.insert(request, id);
         self.give_turn(id);
         Ok(())
@@ -426,6 +424,7 @@ impl Session {
             && !listener.calls.is_empty()
             && let Some(request) = listener.listens.pop_front()
         {
+            trim(&mut listener.listens);
             let protocol = client.protocol;
             match self.new_client(protocol) {
                 Err(error) => self.out.complete(request, Err(error)),
@@ -444,6 +443,7 @@ impl Session {
             return None;
         };
         let call = listener.calls.pop_front()?;
+        trim(&mut listener.calls);
         self.calls -= 1;
         Some(call)
     }
@@ -485,12 +485,17 @@ impl Session {
                 self.give_up(id, Error::interrupted());
                 return;
             }
-            State::Listen(listener) => listener.listens.retain(|r| *r != request),
+            State::Listen(listener) => {
+                listener.listens.retain(|r| *r != request);
+                trim(&mut listener.listens);
+            }
             State::Established(c) => {
                 c.inbox.reads.retain(|(r, _)| *r != request);
+                trim(&mut c.inbox.reads);
                 if let Some(at) = c.writes.iter().position(|write| write.request == request)
                     && let Some(write) = c.writes.remove(at)
                 {
+                    trim(&mut c.writes);
                     let left = write.bytes.len() as u64;
                     c.unsent = c.unsent.saturating_sub(left);
                     self.queued = self.queued.saturating_sub(left);
