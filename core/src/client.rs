@@ -51,6 +51,9 @@ pub(crate) struct Client {
     pub(crate) remote: String,
     pub(crate) since: Instant,
     pub(crate) last_error: Option<String>,
+    /// Whether it is in the queue of those that take turns to send. It may dial
+    /// anew while it is.
+    pub(crate) in_turn: bool,
 }
 
 /// What a client does, and what it has for it.
@@ -130,8 +133,6 @@ pub(crate) struct Conversation {
     /// Bytes in `writes` that are not sent.
     pub(crate) unsent: u64,
     pub(crate) outgoing: Outgoing,
-    /// Whether it is in the queue of those that take turns to send.
-    pub(crate) in_turn: bool,
     /// Channel requests of ours that the peer has not answered.
     pub(crate) probes: u32,
     /// How many answers from now is the one that says that data has arrived.
@@ -289,7 +290,6 @@ impl Conversation {
             writes: VecDeque::new(),
             unsent: 0,
             outgoing: Outgoing::Open,
-            in_turn: false,
             probes: 0,
             awaits_arrival: None,
             received: 0,
@@ -341,6 +341,7 @@ impl Client {
             remote: nowhere(protocol),
             since,
             last_error: None,
+            in_turn: false,
         }
     }
 

@@ -331,7 +331,6 @@ impl Session {
     fn lose_pipe(&mut self, reason: &str) {
         self.pipe = None;
         self.out.in_pipe = 0;
-        self.turn.clear();
         self.channels = Channels::new();
         let error = Error::new(ErrorCode::NetworkDown, reason);
         for id in self.clients.ids() {
@@ -351,6 +350,11 @@ impl Session {
                     client.last_error = Some(error.message.clone());
                 }
                 State::Established(_) => self.finish_conversation(id, &error),
+            }
+        }
+        for id in core::mem::take(&mut self.turn) {
+            if let Ok(client) = self.clients.get_mut(id) {
+                client.in_turn = false;
             }
         }
     }

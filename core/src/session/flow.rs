@@ -42,8 +42,8 @@ impl Session {
     /// Sends one message of a conversation.
     fn send_one(&mut self, id: ClientId) {
         let Ok(client) = self.clients.get_mut(id) else { return };
+        client.in_turn = false;
         let State::Established(c) = &mut client.state else { return };
-        c.in_turn = false;
         if c.writes.is_empty() {
             if let Outgoing::Ending(_) = c.outgoing {
                 let ended = core::mem::replace(&mut c.outgoing, Outgoing::Ended);
@@ -74,12 +74,9 @@ impl Session {
         let mut bytes: Vec<u8> = message::data_header(c.peer.0, count);
         let out = &mut self.out;
         let mut done: Vec<(u64, u32)> = Vec::new();
-        c.take_writes(
-            count,
-            &mut self.uploads,
-            &mut bytes,
-            |request, sent| done.push((request, sent)),
-        );
+        c.take_writes(count, &mut self.uploads, &mut bytes, |request, sent| {
+            done.push((request, sent))
+        });
         out.send_bytes(bytes);
         for (request, sent) in done {
             out.complete(request, Ok(Reply::Count(sent)));
@@ -87,7 +84,7 @@ impl Session {
         out.statistics.bytes_sent += u64::from(count);
         self.queued = self.queued.saturating_sub(u64::from(count));
         if c.wants_turn() {
-            c.in_turn = true;
+            client.in_turn = true;
             self.turn.push_back(id);
         }
         self.feed_starved();
@@ -98,16 +95,16 @@ impl Session {
         if let Ok(client) = self.clients.get_mut(id)
             && let State::Established(c) = &mut client.state
             && c.wants_turn()
-            && !c.in_turn
+            && !client.in_turn
         {
             self.starved.remove(id);
-            c.in_turn = true;
+            client.in_turn = true;
             self.turn.push_back(id);
         }
     }
 
     /// A conversation ended: it waits no more, and holds nothing of what may be
-    /// on the way. (Where it was in the queue of turns, nobody will be found.)
+    /// on the way. (Its place in the queue of turns is its client's next one's.)
     pub(super) fn leave_turn(&mut self, id: ClientId, c: &mut Conversation) {
         self.starved.remove(id);
         c.send.close(&mut self.uploads);
@@ -128,9 +125,8 @@ impl Session {
     pub(super) fn feed_starved(&mut self) {
         if let Some(id) = self.fed()
             && let Ok(client) = self.clients.get_mut(id)
-            && let State::Established(c) = &mut client.state
         {
-            c.in_turn = true;
+            client.in_turn = true;
             self.turn.push_back(id);
         }
     }

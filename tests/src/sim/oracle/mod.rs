@@ -21,6 +21,7 @@ use sshnet_core::{
 pub mod call;
 mod check;
 pub mod coverage;
+mod turns;
 mod wire;
 
 pub use call::{Answer, Call, Machine};
@@ -92,6 +93,8 @@ pub struct Model {
     requests: BTreeMap<u64, Request>,
     figures: Statistics,
     serial: u64,
+    /// Who waits to send.
+    waiters: BTreeMap<ClientId, turns::Waiter>,
     event: Event,
     /// Which states met which events.
     pub coverage: Coverage,
@@ -322,6 +325,7 @@ impl Model {
             requests: BTreeMap::new(),
             figures: Statistics::default(),
             serial: 0,
+            waiters: BTreeMap::new(),
             event: Event::default(),
             coverage: Coverage::default(),
         }
@@ -403,6 +407,7 @@ impl Model {
             }
         }
         self.begin(seen)?;
+        self.note_waiters();
         for effect in seen.effects {
             ensure!(!self.event.failed || !matches!(effect, Effect::Send(_)), "sent after fail");
             // What the pipe takes along ends before `fail` says why.
@@ -425,6 +430,7 @@ impl Model {
             }
         }
         self.settle(seen)?;
+        self.note_waiters();
         self.check(seen)
     }
 

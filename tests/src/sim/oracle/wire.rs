@@ -410,6 +410,7 @@ impl Model {
             Message::Data { recipient, data } => {
                 let most = self.limits.packet;
                 let c = self.sender_of("data", recipient)?;
+                let channel = c.channel;
                 let length = data.len() as u32;
                 ensure!(length > 0, "a data message without data");
                 ensure!(!c.eof_sent, "data after EOF");
@@ -437,6 +438,9 @@ impl Model {
                     }
                 }
                 self.event.written.extend(written);
+                if let Some(id) = self.channel(channel).and_then(|channel| channel.owner) {
+                    self.took_turn(id)?;
+                }
             }
             Message::Eof { recipient } => {
                 let c = self.sender_of("EOF", recipient)?;
