@@ -425,19 +425,28 @@ impl Session {
         receive.consumed(inbox.clear(), pool);
     }
 
-    /// What a request is refused with before it is looked at, if it is.
-    fn admit(&mut self, request: RequestId) -> Option<()> {
+    /// A request fails at once. Of a control message the client's `status` tells.
+    fn refuse_request(&mut self, request: RequestId, told: Option<ClientId>, error: Error) {
+        if let Some(Ok(client)) = told.map(|id| self.clients.get_mut(id)) {
+            client.last_error = Some(error.message.clone());
+        }
+        self.out.complete(request, Err(error));
+    }
+
+    /// Whether a request is looked at. If not, it is refused.
+    fn admit(&mut self, request: RequestId, told: Option<ClientId>) -> Option<()> {
         if self.out.requests.contains_key(&request) {
             self.out.warn(format!("request {request} is outstanding already"));
             return None;
         }
         if let Some(error) = &self.ended {
             let error = error.clone();
-            self.out.complete(request, Err(error));
+            self.refuse_request(request, told, error);
             return None;
         }
         if self.out.requests.len() >= self.limits.requests as usize {
-            self.out.complete(request, Err(Error::exhausted("too many requests are outstanding")));
+            let error = Error::exhausted("too many requests are outstanding");
+            self.refuse_request(request, told, error);
             return None;
         }
         Some(())

@@ -19,7 +19,7 @@ use crate::window::{ReceiveWindow, SendWindow};
 impl Session {
     /// Makes a client.
     pub fn clone_client(&mut self, request: RequestId, protocol: Protocol) -> Vec<Effect> {
-        if self.admit(request).is_some() {
+        if self.admit(request, None).is_some() {
             let outcome = self.new_client(protocol).map(Reply::Client);
             self.out.complete(request, outcome);
         }
@@ -41,12 +41,12 @@ impl Session {
 
     /// Carries out control messages.
     pub fn control(&mut self, request: RequestId, client: ClientId, text: &[u8]) -> Vec<Effect> {
-        if self.admit(request).is_some() {
+        if self.admit(request, Some(client)).is_some() {
             match self.clients.get(client) {
                 Err(error) => self.out.complete(request, Err(error)),
                 Ok(found) if text.len() > self.limits.line as usize => {
                     let error = Error::bad_control(found.protocol, "the line is too long");
-                    self.out.complete(request, Err(error));
+                    self.refuse_request(request, Some(client), error);
                 }
                 Ok(_) => self.run(client, Control { request, text: text.to_vec(), next: 0 }),
             }
@@ -82,10 +82,7 @@ impl Session {
                 Err(error) => Err((control, error)),
             };
             if let Err((control, error)) = failed {
-                if let Ok(client) = self.clients.get_mut(id) {
-                    client.last_error = Some(error.message.clone());
-                }
-                self.out.complete(control.request, Err(error));
+                self.refuse_request(control.request, Some(id), error);
             }
             return;
         }
@@ -324,7 +321,7 @@ impl Session {
 
     /// Reads up to `count` bytes.
     pub fn read(&mut self, request: RequestId, client: ClientId, count: u32) -> Vec<Effect> {
-        if self.admit(request).is_some()
+        if self.admit(request, None).is_some()
             && let Err(error) = self.try_read(request, client, count)
         {
             self.out.complete(request, Err(error));
@@ -358,7 +355,7 @@ impl Session {
 
     /// Writes bytes.
     pub fn write(&mut self, request: RequestId, client: ClientId, bytes: Vec<u8>) -> Vec<Effect> {
-        if self.admit(request).is_some()
+        if self.admit(request, None).is_some()
             && let Err(error) = self.try_write(request, client, bytes)
         {
             self.out.complete(request, Err(error));
@@ -395,7 +392,7 @@ impl Session {
 
     /// Takes a call.
     pub fn listen(&mut self, request: RequestId, client: ClientId) -> Vec<Effect> {
-        if self.admit(request).is_some()
+        if self.admit(request, None).is_some()
             && let Err(error) = self.try_listen(request, client)
         {
             self.out.complete(request, Err(error));
