@@ -69,6 +69,8 @@ pub struct Session {
 struct Pipe {
     /// Global requests of ours that the peer has not answered, in order.
     awaited: VecDeque<Awaited>,
+    /// The addresses among them.
+    asked: Listeners,
     /// When the last message came.
     heard: Instant,
     /// When a sign of life was asked for since then.
@@ -180,7 +182,12 @@ impl Session {
             self.out.warn("the pipe is up already".into());
             return self.finish();
         }
-        self.pipe = Some(Pipe { awaited: VecDeque::new(), heard: self.now, probed: None });
+        self.pipe = Some(Pipe {
+            awaited: VecDeque::new(),
+            asked: Listeners::default(),
+            heard: self.now,
+            probed: None,
+        });
         for id in self.clients.ids() {
             self.resume(id);
         }

@@ -111,6 +111,7 @@ impl Session {
             }
             return;
         };
+        pipe.asked.remove(&address, owner);
         let bound = match success {
             None => Err(refusal(&address)),
             Some(data) => bound_address(address, data),

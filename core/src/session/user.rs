@@ -190,10 +190,19 @@ impl Session {
         control: Control,
     ) -> Result<(), (Control, Error)> {
         let any = matches!(address, Announced::Tcp { port: 0, .. });
-        if !any && (self.listeners.get(&address).is_some() || self.is_asked_for(&address)) {
+        let known = self.listeners.get(&address).is_some();
+        if !any && (known || self.is_asked_for(&address)) {
             let error = match self.clients.get(id).map(Client::state) {
-                Ok(ClientState::Dialing | ClientState::Listen) => in_use(),
-                _ => Error::new(ErrorCode::AddressInUse, "the address is announced already"),
+                Ok(ClientState::Dialing | ClientState::Listen | ClientState::Established) => {
+                    in_use()
+                }
+                _ => Error::new(
+                    ErrorCode::AddressInUse,
+                    match known {
+                        true => "the address is announced already",
+                        false => "the far side was asked for the address and has not answered",
+                    },
+                ),
             };
             return Err((control, error));
         }
@@ -220,11 +229,7 @@ impl Session {
     /// nobody wants it any more it is let go as soon as it is bound, and that must
     /// not hit a later announcement of the same.
     fn is_asked_for(&self, wanted: &Announced) -> bool {
-        self.pipe.as_ref().is_some_and(|pipe| {
-            pipe.awaited.iter().any(
-                |awaited| matches!(awaited, Awaited::Bind { address, .. } if address == wanted),
-            )
-        })
+        self.pipe.as_ref().is_some_and(|pipe| pipe.asked.get(wanted).is_some())
     }
 
     /// Asks the far side to take calls, under the serial number of the moment.
@@ -239,6 +244,7 @@ impl Session {
                 Announced::Unix { path } => Global::StreamlocalForward { path: path.as_bytes() },
             },
         });
+        pipe.asked.insert(address.clone(), owner);
         pipe.awaited.push_back(Awaited::Bind { owner, serial: self.serial, address });
     }
 
