@@ -102,8 +102,8 @@ pub(crate) struct Listener {
 pub(crate) enum Bound {
     /// It does.
     Yes,
-    /// There is no pipe.
-    NoPipe,
+    /// It was not asked yet: there is no pipe, or no room in it.
+    No,
     /// It was asked again, on a new pipe, under this serial number.
     Asked(u64),
     /// It would not do it again.

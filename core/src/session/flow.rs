@@ -1,7 +1,7 @@
 //! Who may send when.
 //!
-//! Data messages are made only while the pipe has room, and those who have data
-//! to send take turns, one message each, so that a bulk upload cannot starve a
+//! Data messages are made only while the pipe has room, and so is what waited for
+//! the pipe, which goes first. Those who have data to send take turns, one message each, so that a bulk upload cannot starve a
 //! keystroke. What is sent and not acknowledged has a limit for the session as a
 //! whole, which they share: see [`Budget`](crate::window::Budget). Who needs more
 //! than there is waits; the one who needs least is the first to go on.
@@ -25,6 +25,16 @@ use crate::message::{self, Message};
 const BURST: u32 = 1_024;
 
 impl Session {
+    /// Has those who waited for a pipe ask for what they want, while it has room:
+    /// who does not know the peer yet must not flood it.
+    pub(super) fn wake_asleep(&mut self) {
+        while self.out.in_pipe < u64::from(self.limits.room)
+            && let Some(id) = self.pipe.as_mut().and_then(|pipe| pipe.asleep.pop())
+        {
+            self.resume(id);
+        }
+    }
+
     /// Lets those send who have something to send, until the pipe is full.
     pub(super) fn send_in_turn(&mut self) {
         if self.pipe.is_none() {

@@ -30,12 +30,26 @@ impl Session {
                 pipe.heard = now;
                 pipe.probed = None;
                 self.out.statistics.messages_received += 1;
-                if let Err(fault) = self.take(bytes) {
-                    self.fail(&fault);
+                let before = self.out.in_pipe;
+                match self.take(bytes) {
+                    Ok(()) => self.answer_for(self.out.in_pipe.saturating_sub(before)),
+                    Err(fault) => self.fail(&fault),
                 }
             }
         }
         self.finish()
+    }
+
+    /// So many bytes are what the peer's message has for an answer. One that makes
+    /// us answer and does not read is at fault; what our users have sent is not its
+    /// doing.
+    fn answer_for(&mut self, bytes: u64) {
+        self.out.answers += bytes;
+        let control = u64::from(self.limits.control);
+        let limit = u64::from(self.limits.room) + u64::from(self.limits.packet) + control;
+        if self.out.answers > control && self.out.in_pipe > limit {
+            self.fail("the far side asks for answers and does not read them");
+        }
     }
 
     fn take(&mut self, bytes: Vec<u8>) -> Result<(), Fault> {

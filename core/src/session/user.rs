@@ -270,11 +270,11 @@ impl Session {
     pub(super) fn resume(&mut self, id: ClientId) {
         let Ok(client) = self.clients.get_mut(id) else { return };
         match &mut client.state {
-            State::Dialing(_) => {
+            State::Dialing(dial) if dial.channel.is_none() => {
                 self.set_deadline(id, self.limits.dial_time);
                 self.open_channel(id);
             }
-            State::Listen(listener) => {
+            State::Listen(listener) if matches!(listener.bound, Bound::No) => {
                 self.serial += 1;
                 listener.bound = Bound::Asked(self.serial);
                 let address = listener.address.clone();

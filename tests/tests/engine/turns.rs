@@ -420,3 +420,35 @@ fn a_client_that_dials_again_has_one_turn_as_all_the_others() {
     s.write(9, a.id, &bulk);
     assert_eq!(order(&s.took_all()), [b.theirs, a.theirs, b.theirs]);
 }
+
+/// What many users end at once is not the peer's doing, who reads nothing just then
+/// and asks for nothing.
+#[test]
+fn what_users_end_into_a_stuck_pipe_does_not_fail_the_session() {
+    let mut s = Bench::with(Limits {
+        clients: 400,
+        packet: 1_000,
+        room: 1_000,
+        control: 4_096,
+        ..limits()
+    });
+    for port in 1..300 {
+        s.announce(&format!("*!{port}"));
+        s.took_all();
+    }
+    let effects = s.shutdown("over");
+    assert_eq!(sent(&effects).len(), 299);
+    assert!(s.statistics().in_pipe > 1_000 + 1_000 + 4_096);
+    // Nor is one answer to it one too many.
+    let ask = Message::GlobalRequest {
+        want_reply: true,
+        request: Global::Other { name: b"x", data: b"" },
+    };
+    exactly(&s.hear(ask), [send(Message::RequestFailure)]);
+    // What it may ask for is what it may always, of messages other than data.
+    for _ in 1..4_096 {
+        exactly(&s.hear(ask), [send(Message::RequestFailure)]);
+    }
+    let told = "the far side asks for answers and does not read them";
+    exactly(&s.hear(ask), [send(Message::RequestFailure), fail(told)]);
+}
