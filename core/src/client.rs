@@ -23,12 +23,11 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use bytes::Bytes;
-
 use crate::ctl::{Announced, NOWHERE, Target};
 use crate::effect::{
     ClientId, ClientInfo, ClientState, Error, Instant, Protocol, RequestId, TextFile,
 };
+use crate::queue::{Piece, trim};
 use crate::table::{Ours, Theirs};
 use crate::window::{Budget, ReceiveWindow, SendWindow};
 
@@ -36,8 +35,9 @@ use crate::window::{Budget, ReceiveWindow, SendWindow};
 #[derive(Debug)]
 pub(crate) struct Control {
     pub(crate) request: RequestId,
-    /// The lines after it.
-    pub(crate) rest: Vec<u8>,
+    pub(crate) text: Vec<u8>,
+    /// Where the line after it starts.
+    pub(crate) next: usize,
 }
 
 /// A client.
@@ -51,6 +51,9 @@ pub(crate) struct Client {
     pub(crate) remote: String,
     pub(crate) since: Instant,
     pub(crate) last_error: Option<String>,
+    /// Whether it is in the queue of those that take turns to send. It may dial
+    /// anew while it is.
+    pub(crate) in_turn: bool,
 }
 
 /// What a client does, and what it has for it.
@@ -99,8 +102,8 @@ pub(crate) struct Listener {
 pub(crate) enum Bound {
     /// It does.
     Yes,
-    /// There is no pipe.
-    NoPipe,
+    /// It was not asked yet: there is no pipe, or no room in it.
+    No,
     /// It was asked again, on a new pipe, under this serial number.
     Asked(u64),
     /// It would not do it again.
@@ -130,8 +133,6 @@ pub(crate) struct Conversation {
     /// Bytes in `writes` that are not sent.
     pub(crate) unsent: u64,
     pub(crate) outgoing: Outgoing,
-    /// Whether it is in the queue of those that take turns to send.
-    pub(crate) in_turn: bool,
     /// Channel requests of ours that the peer has not answered.
     pub(crate) probes: u32,
     /// How many answers from now is the one that says that data has arrived.
@@ -154,7 +155,7 @@ pub(crate) enum Outgoing {
 #[derive(Debug)]
 pub(crate) struct Write {
     pub(crate) request: RequestId,
-    pub(crate) bytes: Bytes,
+    pub(crate) bytes: Piece,
     /// How many of its bytes were sent.
     pub(crate) sent: u32,
 }
@@ -174,7 +175,7 @@ pub(crate) struct Remains {
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     /// Large pieces, as they came.
-    chunks: VecDeque<Bytes>,
+    chunks: VecDeque<Piece>,
     /// What came after them in small pieces, put together: a peer that sends
     /// byte by byte must not make us keep a message for each.
     tail: Vec<u8>,
@@ -199,20 +200,24 @@ const TAIL: usize = 16_384;
 
 impl Inbox {
     /// Puts in what came.
-    pub(crate) fn push(&mut self, data: Bytes) {
+    pub(crate) fn push(&mut self, data: Piece) {
         self.length += data.len();
         if data.len() < SMALL {
-            self.tail.extend_from_slice(&data);
-            if self.tail.len() < TAIL {
-                return;
+            self.tail.extend_from_slice(data.rest());
+            if self.tail.len() >= TAIL {
+                self.end_tail();
             }
-            self.tail.shrink_to_fit();
-        }
-        if !self.tail.is_empty() {
-            self.chunks.push_back(Bytes::from(core::mem::take(&mut self.tail)));
-        }
-        if data.len() >= SMALL {
+        } else {
+            self.end_tail();
             self.chunks.push_back(data);
+        }
+    }
+
+    /// The small pieces that came last are a large one from now on.
+    fn end_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.tail.shrink_to_fit();
+            self.chunks.push_back(Piece::new(core::mem::take(&mut self.tail), 0));
         }
     }
 
@@ -241,33 +246,32 @@ impl Inbox {
                 Some(End::Broken(error)) => Some(Err(error.clone())),
             };
         }
+        self.length -= count;
+        if count == self.tail.len() && self.chunks.is_empty() {
+            return Some(Ok(core::mem::take(&mut self.tail)));
+        }
         if let Some(chunk) = self.chunks.pop_front_if(|chunk| chunk.len() == count) {
-            // Whole, and nobody else's: it goes on in the memory in which it came.
-            self.length -= count;
-            return Some(Ok(chunk.into()));
+            trim(&mut self.chunks);
+            return Some(Ok(chunk.into_rest()));
         }
         let mut out = Vec::with_capacity(count);
         while out.len() < count {
-            let wanted = count - out.len();
             if let Some(chunk) = self.chunks.front_mut() {
-                out.extend_from_slice(&chunk.split_to(wanted.min(chunk.len())));
+                chunk.take(count - out.len(), &mut out);
                 if chunk.is_empty() {
                     self.chunks.pop_front();
                 }
-            } else if wanted >= self.tail.len() {
-                out.append(&mut self.tail);
-                self.tail = Vec::new();
             } else {
-                out.extend(self.tail.drain(..wanted));
+                self.end_tail();
             }
         }
-        self.length -= count;
+        trim(&mut self.chunks);
         Some(Ok(out))
     }
 
     /// Drops what was not read; answers how much that was.
     pub(crate) fn clear(&mut self) -> usize {
-        self.chunks.clear();
+        self.chunks = VecDeque::new();
         self.tail = Vec::new();
         core::mem::take(&mut self.length)
     }
@@ -290,7 +294,6 @@ impl Conversation {
             writes: VecDeque::new(),
             unsent: 0,
             outgoing: Outgoing::Open,
-            in_turn: false,
             probes: 0,
             awaits_arrival: None,
             received: 0,
@@ -303,27 +306,27 @@ impl Conversation {
         !self.writes.is_empty() || matches!(self.outgoing, Outgoing::Ending(_))
     }
 
-    /// Takes `count` bytes off the front of the writes that wait. The pieces are
-    /// put behind `header`; requests whose last byte that was go to `done`.
+    /// Moves `count` bytes off the front of the writes that wait into a message;
+    /// requests whose last byte that was go to `done`.
     pub(crate) fn take_writes(
         &mut self,
         count: u32,
         uploads: &mut Budget,
-        mut put: impl FnMut(&[u8]),
+        message: &mut Vec<u8>,
         mut done: impl FnMut(RequestId, u32),
     ) {
         let mut left = count as usize;
         while let Some(write) = self.writes.front_mut() {
-            let piece = write.bytes.split_to(left.min(write.bytes.len()));
-            left -= piece.len();
-            put(&piece);
-            write.sent += piece.len() as u32;
+            let taken = write.bytes.take(left, message);
+            left -= taken;
+            write.sent += taken as u32;
             if !write.bytes.is_empty() {
                 break;
             }
             done(write.request, write.sent);
             self.writes.pop_front();
         }
+        trim(&mut self.writes);
         self.unsent = self.unsent.saturating_sub(u64::from(count));
         self.sent += u64::from(count);
         self.send.sent(count, uploads);
@@ -342,6 +345,7 @@ impl Client {
             remote: nowhere(protocol),
             since,
             last_error: None,
+            in_turn: false,
         }
     }
 

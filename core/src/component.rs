@@ -54,7 +54,7 @@ impl GuestSession for Session {
     }
 
     fn receive(&self, message: Vec<u8>) -> Vec<types::Effect> {
-        effects(self.session().receive(message.into()))
+        effects(self.session().receive(message))
     }
 
     fn pipe_took(&self, bytes: u64) -> Vec<types::Effect> {
@@ -82,7 +82,7 @@ impl GuestSession for Session {
     }
 
     fn write(&self, request: u64, client: types::ClientId, bytes: Vec<u8>) -> Vec<types::Effect> {
-        effects(self.session().write(request, client.into(), bytes.into()))
+        effects(self.session().write(request, client.into(), bytes))
     }
 
     fn listen(&self, request: u64, client: types::ClientId) -> Vec<types::Effect> {

@@ -198,9 +198,14 @@ pub fn printable(text: &[u8]) -> String {
     out
 }
 
-/// Characters that change the direction or order of the text around them.
+/// Characters that end a line, that change the direction or order of the text
+/// around them, or that cannot be seen.
 fn is_format(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    matches!(
+        c,
+        '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}'
+    )
 }
 
 fn escape(out: &mut String, c: char) {

@@ -17,6 +17,7 @@
 //! | `trip` | how long a round trip takes | what for |
 //! | `client` | one client: its state, its queues | what is said to the peer |
 //! | `table` | clients and channels by number | what they do |
+//! | `queue` | bytes that wait, in memory of about their size | whose they are |
 //! | `listeners` | clients by what they announced | whether it is bound |
 //! | `order` | clients in the order of a number, the least first | what the number is |
 //! | `ctl` | control messages, `cs` queries, addresses | clients |
@@ -55,6 +56,7 @@ mod growth;
 mod listeners;
 pub mod message;
 mod order;
+mod queue;
 #[cfg(target_family = "wasm")]
 mod rt;
 pub mod session;

@@ -26,6 +26,7 @@ use crate::growth::Path;
 use crate::listeners::Listeners;
 use crate::message::Message;
 use crate::order::Order;
+use crate::queue::trim;
 use crate::table::{Channels, Clients};
 use crate::trip::Trip;
 use crate::window::{Budget, ReceiveWindow};
@@ -70,6 +71,10 @@ pub struct Session {
 struct Pipe {
     /// Global requests of ours that the peer has not answered, in order.
     awaited: VecDeque<Awaited>,
+    /// The addresses among them.
+    asked: Listeners,
+    /// Clients whose dial or announcement waits for room; the last is the first.
+    asleep: Vec<ClientId>,
     /// When the last message came.
     heard: Instant,
     /// When a sign of life was asked for since then.
@@ -94,6 +99,8 @@ struct Out {
     requests: HashMap<RequestId, ClientId, FxBuildHasher>,
     /// Bytes handed to the pipe and not taken.
     in_pipe: u64,
+    /// How many of them at most are answers to what the peer said.
+    answers: u64,
     statistics: Statistics,
 }
 
@@ -138,6 +145,7 @@ impl Out {
         while let Some(&(request, count)) = inbox.reads.front() {
             let Some(outcome) = inbox.take(count) else { break };
             inbox.reads.pop_front();
+            trim(&mut inbox.reads);
             taken += outcome.as_ref().map_or(0, Vec::len);
             self.complete(request, outcome.map(crate::effect::Reply::Data));
         }
@@ -182,11 +190,23 @@ impl Session {
             self.out.warn("the pipe is up already".into());
             return self.finish();
         }
-        let path = Path::new(&self.limits);
-        self.pipe = Some(Pipe { awaited: VecDeque::new(), heard: self.now, probed: None, path });
-        for id in self.clients.ids() {
-            self.resume(id);
+        let mut asleep = self.clients.ids();
+        asleep.reverse();
+        for id in &asleep {
+            if let Ok(client) = self.clients.get_mut(*id)
+                && let State::Listen(listener) = &mut client.state
+            {
+                listener.bound = Bound::No;
+            }
         }
+        self.pipe = Some(Pipe {
+            awaited: VecDeque::new(),
+            asked: Listeners::default(),
+            asleep,
+            heard: self.now,
+            probed: None,
+            path: Path::new(&self.limits),
+        });
         self.finish()
     }
 
@@ -201,6 +221,7 @@ impl Session {
     /// The pipe took so many bytes.
     pub fn pipe_took(&mut self, bytes: u64) -> Vec<Effect> {
         self.out.in_pipe = self.out.in_pipe.saturating_sub(bytes);
+        self.out.answers = self.out.answers.saturating_sub(bytes);
         self.finish()
     }
 
@@ -216,9 +237,7 @@ impl Session {
             }
             self.deadlines.pop();
             let waited = match self.clients.get(id).map(|client| &client.state) {
-                Ok(State::Dialing(dial)) if dial.channel.is_none() => {
-                    "no connection came up in time"
-                }
+                Ok(State::Dialing(_)) if self.pipe.is_none() => "no connection came up in time",
                 _ => "the far side did not answer in time",
             };
             self.give_up(id, Error::new(ErrorCode::TimedOut, waited));
@@ -273,13 +292,8 @@ impl Session {
 
     /// Ends an event.
     fn finish(&mut self) -> Vec<Effect> {
+        self.wake_asleep();
         self.send_in_turn();
-        let limit = u64::from(self.limits.room)
-            + u64::from(self.limits.packet)
-            + u64::from(self.limits.control);
-        if self.pipe.is_some() && self.out.in_pipe > limit {
-            self.fail("the far side asks for answers and does not read them");
-        }
         let alive =
             self.pipe.as_ref().filter(|_| self.limits.keepalive > 0).map(|pipe| {
                 pipe.probed.unwrap_or(pipe.heard).saturating_add(self.limits.keepalive)
@@ -334,7 +348,7 @@ impl Session {
     fn lose_pipe(&mut self, reason: &str) {
         self.pipe = None;
         self.out.in_pipe = 0;
-        self.turn.clear();
+        self.out.answers = 0;
         self.channels = Channels::new();
         let error = Error::new(ErrorCode::NetworkDown, reason);
         for id in self.clients.ids() {
@@ -347,13 +361,18 @@ impl Session {
                 State::Dialing(_) | State::Announcing(_) => self.give_up(id, error.clone()),
                 State::Listen(listener) => {
                     if !matches!(listener.bound, Bound::Refused(_)) {
-                        listener.bound = Bound::NoPipe;
+                        listener.bound = Bound::No;
                     }
                     self.calls -= listener.calls.len() as u32;
                     listener.calls.clear();
                     client.last_error = Some(error.message.clone());
                 }
                 State::Established(_) => self.finish_conversation(id, &error),
+            }
+        }
+        for id in core::mem::take(&mut self.turn) {
+            if let Ok(client) = self.clients.get_mut(id) {
+                client.in_turn = false;
             }
         }
     }
@@ -424,19 +443,28 @@ impl Session {
         receive.consumed(inbox.clear(), pool);
     }
 
-    /// What a request is refused with before it is looked at, if it is.
-    fn admit(&mut self, request: RequestId) -> Option<()> {
+    /// A request fails at once. Of a control message the client's `status` tells.
+    fn refuse_request(&mut self, request: RequestId, told: Option<ClientId>, error: Error) {
+        if let Some(Ok(client)) = told.map(|id| self.clients.get_mut(id)) {
+            client.last_error = Some(error.message.clone());
+        }
+        self.out.complete(request, Err(error));
+    }
+
+    /// Whether a request is looked at. If not, it is refused.
+    fn admit(&mut self, request: RequestId, told: Option<ClientId>) -> Option<()> {
         if self.out.requests.contains_key(&request) {
             self.out.warn(format!("request {request} is outstanding already"));
             return None;
         }
         if let Some(error) = &self.ended {
             let error = error.clone();
-            self.out.complete(request, Err(error));
+            self.refuse_request(request, told, error);
             return None;
         }
         if self.out.requests.len() >= self.limits.requests as usize {
-            self.out.complete(request, Err(Error::exhausted("too many requests are outstanding")));
+            let error = Error::exhausted("too many requests are outstanding");
+            self.refuse_request(request, told, error);
             return None;
         }
         Some(())

@@ -49,7 +49,7 @@ impl Subject for Session {
     }
 
     fn receive(&mut self, message: &[u8]) -> Vec<Effect> {
-        self.receive(message.to_vec().into())
+        self.receive(message.to_vec())
     }
 
     fn pipe_took(&mut self, bytes: u64) -> Vec<Effect> {
@@ -77,7 +77,7 @@ impl Subject for Session {
     }
 
     fn write(&mut self, request: u64, client: ClientId, bytes: &[u8]) -> Vec<Effect> {
-        self.write(request, client, bytes.to_vec().into())
+        self.write(request, client, bytes.to_vec())
     }
 
     fn listen(&mut self, request: u64, client: ClientId) -> Vec<Effect> {

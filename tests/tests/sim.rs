@@ -7,8 +7,8 @@
 //! | `SSHNET_SEED=N` | runs one seed |
 //! | `SSHNET_SIM_NATIVE=1` | leaves the component out, which is five times as fast |
 //!
-//! What a seed finds is printed and written to a file as a transcript, with as
-//! few calls as still show it. Transcripts of what was found once are kept in
+//! What a seed finds is printed as a transcript with as few calls as still show
+//! it, and written to a file whole. Transcripts of what was found once are kept in
 //! `transcripts/`.
 
 use std::fs;
@@ -17,10 +17,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use sshnet_core::message::Message;
+use sshnet_core::{ClientId, ClientInfo, Limits, Protocol, Statistics};
 #[cfg(feature = "component")]
 use sshnet_tests::sim::component::component;
-use sshnet_tests::sim::oracle::{Coverage, call};
-use sshnet_tests::sim::run::{Failure, Maker, replay};
+use sshnet_tests::sim::oracle::{Answer, Call, Coverage, Machine, call};
+use sshnet_tests::sim::run::{Failure, Maker, native, replay};
 use sshnet_tests::sim::world;
 
 /// Seeds of every `cargo test`, enough for every pair of a state and an event
@@ -46,25 +48,98 @@ fn second() -> Option<Maker<'static>> {
     }
 }
 
-/// Tells of a failure: one line to repeat it, the last calls, the file with a
-/// transcript.
-fn tell(seed: u64, mut failure: Failure) -> String {
+/// Lines of a transcript that are printed, and characters of each: what shows a
+/// defect has mostly fewer, and one that has more is in the file.
+const LINES: usize = 60;
+const WIDTH: usize = 160;
+
+/// Tells of a failure: one line to repeat it, the calls that show it, the file with
+/// a transcript of them. Where one was cut to a lawful peer's calls, the file has
+/// the whole run behind it, as remarks.
+fn tell(seed: u64, mut failure: Failure, second: Option<Maker<'_>>) -> String {
+    let whole = failure.transcript();
     let count = failure.calls.len();
-    let last: Vec<String> = failure.calls[count.saturating_sub(50)..]
-        .iter()
-        .map(|call| format!("    {:.160}", call.to_string()))
-        .collect();
-    failure.shrink(second());
+    failure.shrink(second);
+    let transcript = failure.transcript();
     let file = std::env::temp_dir().join(format!("sshnet-seed-{seed}.txt"));
-    let _ = fs::write(&file, failure.transcript());
+    let remarks = whole.lines().map(|line| format!("# {line}\n")).collect::<String>();
+    let _ = fs::write(&file, format!("{transcript}\n# The whole run:\n{remarks}"));
     format!(
         "SSHNET_SEED={seed} cargo test -p sshnet-tests --test sim: {}\n\
-         {count} calls, of which {} show it: {}; the last ones were\n{}",
+         {count} calls, of which {} show it: {}\n{}",
         failure.why,
         failure.calls.len(),
         file.display(),
-        last.join("\n"),
+        shown(&transcript),
     )
+}
+
+/// The first lines of a transcript, the limits among them, and the last ones, each
+/// with its first characters.
+fn shown(transcript: &str) -> String {
+    let lines: Vec<String> = transcript
+        .lines()
+        .map(|line| match line.char_indices().nth(WIDTH) {
+            Some((at, _)) => format!("    {}...", &line[..at]),
+            None => format!("    {line}"),
+        })
+        .collect();
+    if lines.len() <= LINES {
+        return lines.join("\n");
+    }
+    let last = &lines[lines.len() - LINES / 2..];
+    let left = lines.len() - LINES / 2 * 2;
+    format!("{}\n    # {left} more\n{}", lines[..LINES / 2].join("\n"), last.join("\n"))
+}
+
+/// An engine that forgets what it has to say of control messages.
+struct Forgetful(Box<dyn Machine>);
+
+impl Machine for Forgetful {
+    fn perform(&mut self, call: &Call) -> Answer {
+        let answer = self.0.perform(call);
+        if matches!(call, Call::Control(..)) { Answer::Effects(Vec::new()) } else { answer }
+    }
+
+    fn snapshot(&mut self) -> Vec<ClientInfo> {
+        self.0.snapshot()
+    }
+
+    fn figures(&mut self) -> Statistics {
+        self.0.figures()
+    }
+}
+
+/// What is printed has the seed, the defect, the limits and the calls that show it,
+/// no others, and fits on a screen. So it has where the defect is a complaint about
+/// a lawful peer.
+#[test]
+fn a_failure_is_told_with_the_calls_that_show_it() {
+    let limits = Limits::default();
+    let id = ClientId { number: 0, incarnation: 0 };
+    let forgetful: Maker<'_> = &|limits| Box::new(Forgetful(native(limits)));
+    let eof = Message::Eof { recipient: 7 }.encode();
+    let cases = [
+        (Call::Control(2, id, vec![b'x'; 4_000]), Some(forgetful), false, "control 2 0.0 7878"),
+        (Call::Receive(eof), None, true, "pipe-up\n    receive 6000000007"),
+    ];
+    for (last, second, lawful, told) in cases {
+        let mut calls = vec![Call::PipeUp, Call::Clone(1, Protocol::Tcp)];
+        calls.extend((0..300).map(Call::Advance));
+        calls.push(last);
+        let Err((at, why)) = replay(limits, lawful, &calls, second) else { panic!("{told}") };
+        assert_eq!(at + 1, calls.len(), "{why}");
+        let text = tell(u64::MAX, Failure { why, calls, limits, lawful }, second);
+        assert!(text.starts_with("SSHNET_SEED=18446744073709551615 cargo test"), "{text}");
+        assert!(text.contains("limits clients=12000"), "{text}");
+        assert!(text.contains(told) && !text.contains("advance"), "{text}");
+        assert!(text.lines().count() < 8, "{text}");
+        assert!(text.lines().all(|line| line.chars().count() < 2 * WIDTH), "{text}");
+    }
+    let long: String = (0..1_000).map(|line| format!("{line}\n")).collect();
+    let text = shown(&long);
+    assert!(text.contains("    0\n") && text.ends_with("    999"), "{text}");
+    assert!(text.contains("# 940 more") && text.lines().count() == LINES + 1, "{text}");
 }
 
 #[derive(Default)]
@@ -97,7 +172,7 @@ fn every_seed_keeps_the_contract() {
                     total.coverage.merge(&report.coverage);
                 }
                 Err(failure) => {
-                    eprintln!("{}\n", tell(seed, *failure));
+                    eprintln!("{}\n", tell(seed, *failure, second()));
                     total.failures.push(seed);
                 }
             }
@@ -130,8 +205,8 @@ fn what_once_failed_passes() {
         let path = entry.expect("it can be read").path();
         let text = fs::read_to_string(&path).expect("a transcript is text");
         let (limits, calls) = call::parse_transcript(&text).expect("it has calls only");
-        if let Err(why) = replay(limits, false, &calls, second()) {
-            panic!("{}: {why}", path.display());
+        if let Err((at, why)) = replay(limits, false, &calls, second()) {
+            panic!("{}: call {at}: {why}", path.display());
         }
     }
 }

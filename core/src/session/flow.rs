@@ -1,7 +1,7 @@
 //! Who may send when.
 //!
-//! Data messages are made only while the pipe has room, and those who have data
-//! to send take turns, one message each, so that a bulk upload cannot starve a
+//! Data messages are made only while the pipe has room, and so is what waited for
+//! the pipe, which goes first. Those who have data to send take turns, one message each, so that a bulk upload cannot starve a
 //! keystroke. What is sent and not acknowledged has a limit for the session as a
 //! whole, which they share: see [`Budget`](crate::window::Budget). Who needs more
 //! than there is waits; the one who needs least is the first to go on.
@@ -25,6 +25,16 @@ use crate::message::{self, Message};
 const BURST: u32 = 1_024;
 
 impl Session {
+    /// Has those who waited for a pipe ask for what they want, while it has room:
+    /// who does not know the peer yet must not flood it.
+    pub(super) fn wake_asleep(&mut self) {
+        while self.out.in_pipe < u64::from(self.limits.room)
+            && let Some(id) = self.pipe.as_mut().and_then(|pipe| pipe.asleep.pop())
+        {
+            self.resume(id);
+        }
+    }
+
     /// Lets those send who have something to send, until the pipe is full.
     pub(super) fn send_in_turn(&mut self) {
         if self.pipe.is_none() {
@@ -42,8 +52,8 @@ impl Session {
     /// Sends one message of a conversation.
     fn send_one(&mut self, id: ClientId) {
         let Ok(client) = self.clients.get_mut(id) else { return };
+        client.in_turn = false;
         let State::Established(c) = &mut client.state else { return };
-        c.in_turn = false;
         if c.writes.is_empty() {
             if let Outgoing::Ending(_) = c.outgoing {
                 let ended = core::mem::replace(&mut c.outgoing, Outgoing::Ended);
@@ -77,12 +87,9 @@ impl Session {
         let mut bytes: Vec<u8> = message::data_header(c.peer.0, count);
         let out = &mut self.out;
         let mut done: Vec<(u64, u32)> = Vec::new();
-        c.take_writes(
-            count,
-            &mut self.uploads,
-            |piece| bytes.extend_from_slice(piece),
-            |request, sent| done.push((request, sent)),
-        );
+        c.take_writes(count, &mut self.uploads, &mut bytes, |request, sent| {
+            done.push((request, sent))
+        });
         out.send_bytes(bytes);
         for (request, sent) in done {
             out.complete(request, Ok(Reply::Count(sent)));
@@ -90,7 +97,7 @@ impl Session {
         out.statistics.bytes_sent += u64::from(count);
         self.queued = self.queued.saturating_sub(u64::from(count));
         if c.wants_turn() {
-            c.in_turn = true;
+            client.in_turn = true;
             self.turn.push_back(id);
         }
         self.feed_starved();
@@ -101,17 +108,17 @@ impl Session {
         if let Ok(client) = self.clients.get_mut(id)
             && let State::Established(c) = &mut client.state
             && c.wants_turn()
-            && !c.in_turn
+            && !client.in_turn
         {
             self.starved.remove(id);
-            c.in_turn = true;
+            client.in_turn = true;
             self.turn.push_back(id);
         }
     }
 
     /// A conversation ended: it waits no more, for an answer neither, and holds
-    /// nothing of what may be on the way. (Where it was in the queue of turns, nobody
-    /// will be found.)
+    /// nothing of what may be on the way. (Its place in the queue of turns is its
+    /// client's next one's.)
     pub(super) fn leave_turn(&mut self, id: ClientId, c: &mut Conversation) {
         self.starved.remove(id);
         c.send.close(&mut self.uploads);
@@ -135,9 +142,8 @@ impl Session {
     pub(super) fn feed_starved(&mut self) {
         if let Some(id) = self.fed()
             && let Ok(client) = self.clients.get_mut(id)
-            && let State::Established(c) = &mut client.state
         {
-            c.in_turn = true;
+            client.in_turn = true;
             self.turn.push_back(id);
         }
     }

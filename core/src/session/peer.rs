@@ -8,13 +8,12 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use bytes::{Buf, Bytes};
-
 use super::{Awaited, Session};
 use crate::client::{Announcing, Bound, Call, Conversation, Dial, End, Listener, State};
 use crate::ctl::{Announced, halves};
 use crate::effect::{ClientId, Effect, Error, ErrorCode, printable};
 use crate::message::{DATA_HEADER, Message, MessageError, Open, reason};
+use crate::queue::Piece;
 use crate::table::{Channel, Ours, Theirs};
 use crate::window::SendWindow;
 
@@ -23,7 +22,7 @@ type Fault = String;
 
 impl Session {
     /// A message came in on the pipe, from its type byte on.
-    pub fn receive(&mut self, bytes: Bytes) -> Vec<Effect> {
+    pub fn receive(&mut self, bytes: Vec<u8>) -> Vec<Effect> {
         let now = self.now;
         match &mut self.pipe {
             None => self.out.warn("a message came without a pipe".into()),
@@ -31,15 +30,29 @@ impl Session {
                 pipe.heard = now;
                 pipe.probed = None;
                 self.out.statistics.messages_received += 1;
-                if let Err(fault) = self.take(bytes) {
-                    self.fail(&fault);
+                let before = self.out.in_pipe;
+                match self.take(bytes) {
+                    Ok(()) => self.answer_for(self.out.in_pipe.saturating_sub(before)),
+                    Err(fault) => self.fail(&fault),
                 }
             }
         }
         self.finish()
     }
 
-    fn take(&mut self, mut bytes: Bytes) -> Result<(), Fault> {
+    /// So many bytes are what the peer's message has for an answer. One that makes
+    /// us answer and does not read is at fault; what our users have sent is not its
+    /// doing.
+    fn answer_for(&mut self, bytes: u64) {
+        self.out.answers += bytes;
+        let control = u64::from(self.limits.control);
+        let limit = u64::from(self.limits.room) + u64::from(self.limits.packet) + control;
+        if self.out.answers > control && self.out.in_pipe > limit {
+            self.fail("the far side asks for answers and does not read them");
+        }
+    }
+
+    fn take(&mut self, bytes: Vec<u8>) -> Result<(), Fault> {
         let message = match Message::decode(&bytes) {
             Ok(message) => message,
             Err(error @ MessageError::UnknownType(_)) => {
@@ -82,10 +95,8 @@ impl Session {
                 self.refused(Ours(recipient), reason, description)
             }
             Message::WindowAdjust { recipient, bytes } => self.adjusted(Ours(recipient), bytes),
-            Message::Data { recipient, data } => {
-                bytes.truncate(DATA_HEADER + data.len());
-                bytes.advance(DATA_HEADER);
-                self.data(Ours(recipient), bytes)
+            Message::Data { recipient, .. } => {
+                self.data(Ours(recipient), Piece::new(bytes, DATA_HEADER))
             }
             Message::ExtendedData { recipient, data, .. } => {
                 self.extended_data(Ours(recipient), data.len())
@@ -114,6 +125,7 @@ impl Session {
             }
             return;
         };
+        pipe.asked.remove(&address, owner);
         let bound = match success {
             None => Err(refusal(&address)),
             Some(data) => bound_address(address, data),
@@ -361,7 +373,7 @@ impl Session {
         Ok(())
     }
 
-    fn data(&mut self, ours: Ours, data: Bytes) -> Result<(), Fault> {
+    fn data(&mut self, ours: Ours, data: Piece) -> Result<(), Fault> {
         let Some(id) = self.owner("data", ours)? else { return Ok(()) };
         let Ok(client) = self.clients.get_mut(id) else { return Ok(()) };
         let State::Established(c) = &mut client.state else { return Ok(()) };

@@ -3,8 +3,6 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use bytes::Bytes;
-
 use super::{Awaited, Session};
 use crate::client::{
     Announcing, Bound, Call, Client, Control, Conversation, Dial, Listener, Outgoing, State, Write,
@@ -14,13 +12,14 @@ use crate::effect::{
     ClientId, ClientState, Effect, Error, ErrorCode, Instant, Protocol, Reply, RequestId,
 };
 use crate::message::{Global, Message, Open, reason};
+use crate::queue::{Piece, trim};
 use crate::table::Channel;
 use crate::window::{ReceiveWindow, SendWindow};
 
 impl Session {
     /// Makes a client.
     pub fn clone_client(&mut self, request: RequestId, protocol: Protocol) -> Vec<Effect> {
-        if self.admit(request).is_some() {
+        if self.admit(request, None).is_some() {
             let outcome = self.new_client(protocol).map(Reply::Client);
             self.out.complete(request, outcome);
         }
@@ -42,14 +41,14 @@ impl Session {
 
     /// Carries out control messages.
     pub fn control(&mut self, request: RequestId, client: ClientId, text: &[u8]) -> Vec<Effect> {
-        if self.admit(request).is_some() {
+        if self.admit(request, Some(client)).is_some() {
             match self.clients.get(client) {
                 Err(error) => self.out.complete(request, Err(error)),
                 Ok(found) if text.len() > self.limits.line as usize => {
                     let error = Error::bad_control(found.protocol, "the line is too long");
-                    self.out.complete(request, Err(error));
+                    self.refuse_request(request, Some(client), error);
                 }
-                Ok(_) => self.run(client, Control { request, rest: text.to_vec() }),
+                Ok(_) => self.run(client, Control { request, text: text.to_vec(), next: 0 }),
             }
         }
         self.finish()
@@ -58,14 +57,13 @@ impl Session {
     /// Carries out the lines of a control message from where it is.
     pub(super) fn run(&mut self, id: ClientId, mut control: Control) {
         loop {
-            if control.rest.is_empty() {
+            let Some(rest) = control.text.get(control.next..).filter(|rest| !rest.is_empty())
+            else {
                 self.out.complete(control.request, Ok(Reply::Done));
                 return;
-            }
-            let end = control.rest.iter().position(|&b| b == b'\n');
-            let rest = end.map_or(Vec::new(), |end| control.rest.split_off(end + 1));
-            let line = core::mem::replace(&mut control.rest, rest);
-            let line = line.strip_suffix(b"\n").unwrap_or(&line);
+            };
+            let line = rest.split(|&b| b == b'\n').next().unwrap_or_default();
+            control.next += line.len() + 1;
             let Ok(client) = self.clients.get(id) else { return };
             let command = self.parser.command(client.protocol, line);
             let failed = match command {
@@ -84,10 +82,7 @@ impl Session {
                 Err(error) => Err((control, error)),
             };
             if let Err((control, error)) = failed {
-                if let Ok(client) = self.clients.get_mut(id) {
-                    client.last_error = Some(error.message.clone());
-                }
-                self.out.complete(control.request, Err(error));
+                self.refuse_request(control.request, Some(id), error);
             }
             return;
         }
@@ -193,10 +188,19 @@ impl Session {
         control: Control,
     ) -> Result<(), (Control, Error)> {
         let any = matches!(address, Announced::Tcp { port: 0, .. });
-        if !any && (self.listeners.get(&address).is_some() || self.is_asked_for(&address)) {
+        let known = self.listeners.get(&address).is_some();
+        if !any && (known || self.is_asked_for(&address)) {
             let error = match self.clients.get(id).map(Client::state) {
-                Ok(ClientState::Dialing | ClientState::Listen) => in_use(),
-                _ => Error::new(ErrorCode::AddressInUse, "the address is announced already"),
+                Ok(ClientState::Dialing | ClientState::Listen | ClientState::Established) => {
+                    in_use()
+                }
+                _ => Error::new(
+                    ErrorCode::AddressInUse,
+                    match known {
+                        true => "the address is announced already",
+                        false => "the far side was asked for the address and has not answered",
+                    },
+                ),
             };
             return Err((control, error));
         }
@@ -223,11 +227,7 @@ impl Session {
     /// nobody wants it any more it is let go as soon as it is bound, and that must
     /// not hit a later announcement of the same.
     fn is_asked_for(&self, wanted: &Announced) -> bool {
-        self.pipe.as_ref().is_some_and(|pipe| {
-            pipe.awaited.iter().any(
-                |awaited| matches!(awaited, Awaited::Bind { address, .. } if address == wanted),
-            )
-        })
+        self.pipe.as_ref().is_some_and(|pipe| pipe.asked.get(wanted).is_some())
     }
 
     /// Asks the far side to take calls, under the serial number of the moment.
@@ -242,6 +242,7 @@ impl Session {
                 Announced::Unix { path } => Global::StreamlocalForward { path: path.as_bytes() },
             },
         });
+        pipe.asked.insert(address.clone(), owner);
         pipe.awaited.push_back(Awaited::Bind { owner, serial: self.serial, address });
     }
 
@@ -267,11 +268,11 @@ impl Session {
     pub(super) fn resume(&mut self, id: ClientId) {
         let Ok(client) = self.clients.get_mut(id) else { return };
         match &mut client.state {
-            State::Dialing(_) => {
+            State::Dialing(dial) if dial.channel.is_none() => {
                 self.set_deadline(id, self.limits.dial_time);
                 self.open_channel(id);
             }
-            State::Listen(listener) => {
+            State::Listen(listener) if matches!(listener.bound, Bound::No) => {
                 self.serial += 1;
                 listener.bound = Bound::Asked(self.serial);
                 let address = listener.address.clone();
@@ -324,7 +325,7 @@ impl Session {
 
     /// Reads up to `count` bytes.
     pub fn read(&mut self, request: RequestId, client: ClientId, count: u32) -> Vec<Effect> {
-        if self.admit(request).is_some()
+        if self.admit(request, None).is_some()
             && let Err(error) = self.try_read(request, client, count)
         {
             self.out.complete(request, Err(error));
@@ -357,8 +358,8 @@ impl Session {
     }
 
     /// Writes bytes.
-    pub fn write(&mut self, request: RequestId, client: ClientId, bytes: Bytes) -> Vec<Effect> {
-        if self.admit(request).is_some()
+    pub fn write(&mut self, request: RequestId, client: ClientId, bytes: Vec<u8>) -> Vec<Effect> {
+        if self.admit(request, None).is_some()
             && let Err(error) = self.try_write(request, client, bytes)
         {
             self.out.complete(request, Err(error));
@@ -366,7 +367,7 @@ impl Session {
         self.finish()
     }
 
-    fn try_write(&mut self, request: RequestId, id: ClientId, bytes: Bytes) -> Result<(), Error> {
+    fn try_write(&mut self, request: RequestId, id: ClientId, bytes: Vec<u8>) -> Result<(), Error> {
         let client = self.clients.get_mut(id)?;
         let c = match &mut client.state {
             State::Established(c) => c,
@@ -387,7 +388,7 @@ impl Session {
         }
         self.queued += length;
         c.unsent += length;
-        c.writes.push_back(Write { request, bytes, sent: 0 });
+        c.writes.push_back(Write { request, bytes: Piece::new(bytes, 0), sent: 0 });
         self.out.requests.insert(request, id);
         self.give_turn(id);
         Ok(())
@@ -395,7 +396,7 @@ impl Session {
 
     /// Takes a call.
     pub fn listen(&mut self, request: RequestId, client: ClientId) -> Vec<Effect> {
-        if self.admit(request).is_some()
+        if self.admit(request, None).is_some()
             && let Err(error) = self.try_listen(request, client)
         {
             self.out.complete(request, Err(error));
@@ -424,6 +425,7 @@ impl Session {
             && !listener.calls.is_empty()
             && let Some(request) = listener.listens.pop_front()
         {
+            trim(&mut listener.listens);
             let protocol = client.protocol;
             match self.new_client(protocol) {
                 Err(error) => self.out.complete(request, Err(error)),
@@ -442,6 +444,7 @@ impl Session {
             return None;
         };
         let call = listener.calls.pop_front()?;
+        trim(&mut listener.calls);
         self.calls -= 1;
         Some(call)
     }
@@ -485,12 +488,17 @@ impl Session {
                 self.give_up(id, Error::interrupted());
                 return;
             }
-            State::Listen(listener) => listener.listens.retain(|r| *r != request),
+            State::Listen(listener) => {
+                listener.listens.retain(|r| *r != request);
+                trim(&mut listener.listens);
+            }
             State::Established(c) => {
                 c.inbox.reads.retain(|(r, _)| *r != request);
+                trim(&mut c.inbox.reads);
                 if let Some(at) = c.writes.iter().position(|write| write.request == request)
                     && let Some(write) = c.writes.remove(at)
                 {
+                    trim(&mut c.writes);
                     let left = write.bytes.len() as u64;
                     c.unsent = c.unsent.saturating_sub(left);
                     self.queued = self.queued.saturating_sub(left);

@@ -46,6 +46,7 @@ async fn a_client_has_one_name() {
     }
 }
 
+/// Entry 14 of sshnet.c's defects: at the root it answered a qid that was none.
 #[tokio::test]
 async fn dot_dot_goes_up_and_stays_at_the_root() {
     let fake = Fake::default();
@@ -57,6 +58,7 @@ async fn dot_dot_goes_up_and_stays_at_the_root() {
     assert_eq!(walk(&tree, "tcp/0/ctl/.."), Err(Failure::NOT_DIRECTORY));
 }
 
+/// Entry 37 of sshnet.c's defects: a number's next user had the same qids.
 #[tokio::test]
 async fn every_file_has_its_own_path() {
     let fake = Fake::default();
@@ -93,6 +95,7 @@ async fn a_node_of_a_client_that_is_gone_never_opens_the_next_one() {
     assert_eq!(fake.references(), [(0, 1)]);
 }
 
+/// Entry 39 of sshnet.c's defects: every file was open to everybody.
 #[tokio::test]
 async fn modes_say_who_may_open_for_what() {
     let fake = Fake::default();
@@ -231,6 +234,7 @@ async fn a_clients_files_changed_when_its_state_did() {
     }
 }
 
+/// Entry 37 of sshnet.c's defects: `listen` was not listed.
 #[tokio::test]
 async fn directories_list_what_can_be_walked_to() {
     let fake = Fake::default();

@@ -41,7 +41,6 @@ impl Options {
     /// Options by chance: a run does some things not at all and others often.
     pub fn swarm(rng: &mut Prng) -> Self {
         let manners = Manners::swarm(rng);
-        let hostile = manners.mode == Mode::Hostile;
         let mut users = [0; USES];
         for weight in &mut users {
             *weight = rng.pick(&[0, 1, 2, 4, 16]);
@@ -68,7 +67,7 @@ impl Options {
         }
         events[7] = rng.pick(&[0, 0, 1]);
         Self {
-            limits: limits(rng, hostile),
+            limits: limits(rng),
             manners,
             users,
             events,
@@ -81,7 +80,7 @@ impl Options {
     }
 }
 
-fn limits(rng: &mut Prng, hostile: bool) -> Limits {
+fn limits(rng: &mut Prng) -> Limits {
     let packet = rng.pick(&[256, 1_000, 32_768]);
     let wide = u64::from(packet);
     let window = rng.pick(&[packet, packet * 3, 2 << 20]).max(packet);
@@ -99,7 +98,7 @@ fn limits(rng: &mut Prng, hostile: bool) -> Limits {
         window_max: rng.pick(&[window, 15 << 20]).max(window),
         packet,
         room: rng.pick(&[packet, 3 * packet, 1 << 20]),
-        control: if hostile { rng.pick(&[4_096, 4 << 20]) } else { 4 << 20 },
+        control: rng.pick(&[4_096, 4 << 20]),
         dial_time: rng.pick(&[0, 300, 100_000]),
         dial_wait: rng.pick(&[0, 0, 300, 100_000]),
         keepalive: rng.pick(&[0, 0, 500, 5_000]),

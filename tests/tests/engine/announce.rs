@@ -1,11 +1,15 @@
 //! `announce`: ports at the far side, bound and let go (RFC 4254 section 7.1).
 
 use sshnet_core::message::{Global, Message, reason};
-use sshnet_core::{ClientState, ErrorCode, Protocol, TextFile};
+use sshnet_core::{ClientState, ErrorCode, Limits, Protocol, TextFile};
 use sshnet_tests::bench::{Bench, limits};
 use sshnet_tests::peer::{
     call, cancel, done, error, exactly, failed, forward, refusal, send, sent,
 };
+
+/// What an address is refused with of which the far side has yet to say whether it
+/// is bound.
+const ASKED: &str = "the far side was asked for the address and has not answered";
 
 /// Duty 21: a reply is wanted, and `announce` is done when it has come. sshnet.c
 /// wanted none and reported a busy port as announced (defect 20).
@@ -110,7 +114,7 @@ fn an_address_that_is_announced_already_is_refused_here() {
     // While it is only asked for, too.
     s.control(2, id, "announce *!98");
     let other = s.client();
-    exactly(&s.control(3, other, "announce *!98"), [failed(3, ErrorCode::AddressInUse, told)]);
+    exactly(&s.control(3, other, "announce *!98"), [failed(3, ErrorCode::AddressInUse, ASKED)]);
     // Another address of the same port is another address.
     exactly(&s.control(4, other, "announce ::1!99"), [send(forward("::1", 99))]);
 }
@@ -393,7 +397,8 @@ fn a_client_in_use_is_told_so_whatever_it_announces() {
     let listening = s.announce("*!98");
     let dialing = s.client();
     s.connect(1, dialing);
-    for id in [listening, dialing] {
+    let talking = s.dial().id;
+    for id in [listening, dialing, talking] {
         let effects = s.control(2, id, "announce *!98");
         exactly(&effects, [failed(2, ErrorCode::IsConnected, "the client is in use")]);
     }
@@ -421,4 +426,45 @@ fn of_two_who_ask_again_for_one_address_the_first_that_gets_it_has_it() {
     let told = "the far side bound *!40000 twice";
     exactly(&s.hear(Message::RequestSuccess { data: b"" }), [failed(3, ErrorCode::Other, told)]);
     assert_eq!(s.info(second).last_error.as_deref(), Some(told));
+}
+
+/// An address that was asked for in vain belongs to nobody here, and yet it cannot
+/// be asked for again before the far side has answered: what it then binds is let
+/// go, and must not be another's by that time. The error says which of both it is.
+#[test]
+fn an_address_that_was_given_up_is_free_when_the_far_side_has_answered() {
+    for bound in [false, true] {
+        for late in [false, true] {
+            let mut s = Bench::with(Limits { dial_time: 1_000, ..limits() });
+            let id = s.client();
+            s.control(1, id, "announce *!99");
+            if late {
+                s.advance(1_000);
+            } else {
+                s.flush(1);
+            }
+            for who in [id, s.client()] {
+                let effects = s.control(2, who, "announce *!99");
+                exactly(&effects, [failed(2, ErrorCode::AddressInUse, ASKED)]);
+            }
+            if bound {
+                let effects = s.hear(Message::RequestSuccess { data: b"" });
+                exactly(&effects, [send(cancel("", 99))]);
+            } else {
+                exactly(&s.hear(Message::RequestFailure), []);
+            }
+            assert_eq!(sent(&s.control(3, id, "announce *!99")), [forward("", 99)]);
+        }
+    }
+}
+
+/// What was asked for on a pipe that is gone is owed by nobody.
+#[test]
+fn an_address_that_was_asked_for_on_an_earlier_pipe_is_free() {
+    let mut s = Bench::new();
+    let id = s.client();
+    s.control(1, id, "announce *!99");
+    s.pipe_down("gone");
+    s.pipe_up();
+    exactly(&s.control(2, id, "announce *!99"), [send(forward("", 99))]);
 }

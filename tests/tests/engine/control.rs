@@ -158,6 +158,8 @@ fn a_write_longer_than_the_limit_is_refused_whole() {
             "bad or inappropriate tcp control message: the line is too long",
         )],
     );
+    let told = s.info(id).last_error;
+    assert!(told.is_some_and(|told| told.ends_with("too long")), "status tells of the last error");
     let huge = vec![b'x'; 1 << 20];
     assert_eq!(error(&s.control(3, id, huge)).code, ErrorCode::InvalidArgument);
 }

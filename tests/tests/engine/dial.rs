@@ -99,14 +99,25 @@ fn a_refusals_words_are_escaped_and_cut_to_120_bytes() {
     assert_eq!(error(&s.hear(failure(ours, 2, &words))).message, "y".repeat(118));
 }
 
-/// Text that reverses what is shown after it is escaped as well (duty 26).
+/// Text that reverses what is shown after it, that ends a line in some programs, or
+/// that cannot be seen is escaped as well (duty 26).
 #[test]
-fn a_refusal_cannot_turn_the_text_around() {
+fn a_refusal_cannot_turn_the_text_around_nor_hide_it() {
     let mut s = Bench::new();
     let id = s.client();
-    let ours = s.connect(1, id);
-    let effects = s.hear(failure(ours, 2, "a\u{202e}b\u{2066}c".as_bytes()));
-    assert_eq!(error(&effects).message, "a\\u{202e}b\\u{2066}c");
+    for (words, told) in [
+        ("a\u{202e}b\u{2066}c", "a\\u{202e}b\\u{2066}c"),
+        ("a\u{2028}b\u{2029}c", "a\\u{2028}b\\u{2029}c"),
+        ("a\u{61c}b\u{200b}c\u{200d}d", "a\\u{61c}b\\u{200b}c\\u{200d}d"),
+        ("a\u{2060}b\u{feff}c\u{ad}d", "a\\u{2060}b\\u{feff}c\\xadd"),
+        // What these stand beside is text.
+        ("\u{200a}\u{2010}\u{2027}\u{202f}\u{2070}", "\u{200a}\u{2010}\u{2027}\u{202f}\u{2070}"),
+    ] {
+        let ours = s.connect(1, id);
+        let effects = s.hear(failure(ours, 2, words.as_bytes()));
+        assert_eq!(error(&effects).message, told);
+        assert_eq!(s.status(id).lines().last(), Some(told));
+    }
 }
 
 /// The error stays in `status` until the next `connect`; 9P2000.L and FUSE can

@@ -3,8 +3,8 @@
 
 use sshnet_core::message::Message;
 use sshnet_core::{ClientState, ErrorCode, Limits, Protocol};
-use sshnet_tests::bench::{Bench, PACKET, limits};
-use sshnet_tests::peer::{count, data, done, error, exactly, failed, sent, warn};
+use sshnet_tests::bench::{Bench, Line, PACKET, limits};
+use sshnet_tests::peer::{count, data, done, error, exactly, failed, send, sent, warn};
 
 /// Requests outstanding at once.
 #[test]
@@ -16,7 +16,9 @@ fn a_request_beyond_the_limit_is_refused() {
     }
     let told = "too many requests are outstanding";
     exactly(&s.read(4, line.id, 1), [failed(4, ErrorCode::ResourceExhausted, told)]);
+    assert_eq!(s.info(line.id).last_error, None, "status tells of control messages");
     exactly(&s.control(5, line.id, "hangup"), [failed(5, ErrorCode::ResourceExhausted, told)]);
+    assert_eq!(s.info(line.id).last_error.as_deref(), Some(told));
     s.flush(2);
     exactly(&s.read(6, line.id, 1), []);
 }
@@ -196,4 +198,66 @@ fn a_query_beyond_the_limit_is_refused() {
     let query = |length: usize| format!("tcp!{}!7", "x".repeat(length - 6));
     assert!(s.translate(&query(256)).is_ok());
     assert_eq!(s.translate(&query(257)).map_err(|e| e.code), Err(ErrorCode::InvalidArgument));
+}
+
+/// The least that the limits on the session's bytes can be: a byte for each client.
+fn a_byte_for_each() -> Limits {
+    let clients = 1_024;
+    let bytes = u64::from(clients);
+    Limits { clients, packet: 256, windows: bytes, unacknowledged: bytes, ..limits() }
+}
+
+/// All windows together, to the byte: each client has the one that it is sure of,
+/// also when all the others have theirs; the peer may send that, and not one more.
+#[test]
+fn at_the_limit_on_windows_each_client_has_a_byte_and_no_more() {
+    let mut s = Bench::with(a_byte_for_each());
+    let lines: Vec<_> = (0..1_024).map(|_| s.dial()).collect();
+    assert_eq!(s.statistics().windows, 1_024);
+    for line in [lines[0], lines[1_023]] {
+        assert_eq!(s.info(line.id).receive_window, 1);
+        exactly(&s.hear(Message::Data { recipient: line.ours, data: b"x" }), []);
+        // Read, it may send another.
+        let adjust = send(Message::WindowAdjust { recipient: line.theirs, bytes: 1 });
+        exactly(&s.read(1, line.id, 9), [data(1, "x"), adjust]);
+        assert_eq!(s.statistics().windows, 1_024);
+        exactly(&s.hear(Message::Data { recipient: line.ours, data: b"y" }), []);
+    }
+    let effects = s.hear(Message::Data { recipient: lines[0].ours, data: b"z" });
+    assert_eq!(sent(&effects), [Message::Close { recipient: lines[0].theirs }]);
+    assert_eq!(s.info(lines[0].id).unread, 1);
+    assert_eq!(s.state(lines[1_023].id), ClientState::Established);
+    // Two bytes are one too many at once, too.
+    let effects = s.hear(Message::Data { recipient: lines[1].ours, data: b"zz" });
+    assert_eq!(sent(&effects), [Message::Close { recipient: lines[1].theirs }]);
+    assert_eq!(s.statistics().windows, 1_023);
+}
+
+/// All that is sent and not acknowledged, to the byte.
+#[test]
+fn at_the_limit_on_what_is_unacknowledged_each_client_sends_a_byte_and_no_more() {
+    let mut s = Bench::with(Limits { requests: 2_000, ..a_byte_for_each() });
+    let lines: Vec<_> = (0..1_024).map(|_| s.dial()).collect();
+    s.took_all();
+    let byte = |line: Line, data| send(Message::Data { recipient: line.theirs, data });
+    for (request, line) in lines.iter().enumerate() {
+        let ask = Message::Request {
+            recipient: line.theirs,
+            name: b"keepalive@openssh.com",
+            want_reply: true,
+            data: b"",
+        };
+        let effects = s.write(request as u64, line.id, b"abc");
+        exactly(&effects, [byte(*line, b"a"), send(ask)]);
+    }
+    assert_eq!(s.statistics().unacknowledged, 1_024);
+    let last = lines[1_023];
+    // Nothing is acknowledged by nothing; one byte makes place for one.
+    exactly(&s.hear(Message::WindowAdjust { recipient: last.ours, bytes: 0 }), []);
+    let effects = s.hear(Message::WindowAdjust { recipient: last.ours, bytes: 1 });
+    exactly(&effects, [byte(last, b"b")]);
+    assert_eq!(s.statistics().unacknowledged, 1_024);
+    let effects = s.hear(Message::WindowAdjust { recipient: last.ours, bytes: 1 });
+    exactly(&effects, [byte(last, b"c"), count(1_023, 3)]);
+    assert_eq!(s.info(lines[0].id).unsent, 2);
 }

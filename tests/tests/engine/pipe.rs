@@ -1,11 +1,11 @@
 //! Pipes come and go; the session stays.
 
 use sshnet_core::message::Message;
-use sshnet_core::{ClientState, ErrorCode, Limits};
+use sshnet_core::{ClientId, ClientState, ErrorCode, Limits};
 use sshnet_tests::bench::{Bench, PACKET, limits, taken};
 use sshnet_tests::peer::{
-    call, cancel, client, count, data, direct, done, error, exactly, fail, failed, forward, send,
-    warn,
+    call, cancel, client, completions, count, data, direct, done, error, exactly, fail, failed,
+    forward, send, sent, warn,
 };
 
 /// When ssh ended, sshnet.c ended, and every request was left without an answer
@@ -261,4 +261,110 @@ fn a_finished_client_dials_again_over_the_new_pipe() {
         &s.write(3, line.id, b"x"),
         [send(Message::Data { recipient: line.theirs, data: b"x" }), count(3, 1)],
     );
+}
+
+/// A session with 300 listeners, and limits that have no room for a message for
+/// each.
+fn crowd() -> (Bench, Vec<ClientId>) {
+    let mut s = Bench::with(Limits {
+        clients: 400,
+        packet: 1_000,
+        room: 1_000,
+        control: 4_096,
+        ..limits()
+    });
+    let mut listeners = Vec::new();
+    for port in 1..=300 {
+        listeners.push(s.announce(&format!("*!{port}")));
+        s.took_all();
+    }
+    (s, listeners)
+}
+
+/// A new pipe gets as much at once as there is room for, and the rest as it takes
+/// it: the peer has not had a chance to read yet.
+#[test]
+fn many_listeners_are_announced_again_as_the_pipe_takes_it() {
+    let (mut s, _) = crowd();
+    s.pipe_down("gone");
+    let mut effects = s.pipe_up();
+    let mut port = 0;
+    while !effects.is_empty() {
+        for message in sent(&effects) {
+            port += 1;
+            assert_eq!(message, forward("", port));
+        }
+        let waits = s.statistics().in_pipe;
+        assert!(waits < 1_100 && (waits >= 1_000 || port == 300), "{waits} at {port}");
+        effects = s.took_all();
+    }
+    assert_eq!(port, 300, "all are announced");
+}
+
+/// Who waits for that can do meanwhile what it could without a pipe, and a call
+/// comes when it is bound.
+#[test]
+fn who_waits_to_be_announced_again_may_hang_up_and_listen() {
+    let (mut s, listeners) = crowd();
+    s.pipe_down("gone");
+    let first = sent(&s.pipe_up()).len();
+    let (stays, goes) = (listeners[299], listeners[298]);
+    exactly(&s.listen(1, stays), []);
+    exactly(&s.control(2, goes, "hangup"), [done(2)]);
+    // The address that was let go is announced at once, and once.
+    exactly(&s.control(3, goes, "announce *!299"), [send(forward("", 299))]);
+    let busy = error(&s.control(4, listeners[0], "announce *!300")).code;
+    assert_eq!(busy, ErrorCode::IsConnected);
+    for _ in 0..first {
+        s.hear(Message::RequestSuccess { data: b"" });
+    }
+    exactly(&s.hear(Message::RequestSuccess { data: b"" }), [done(3)]);
+    let mut again = 0;
+    loop {
+        let effects = s.took_all();
+        if effects.is_empty() {
+            break;
+        }
+        for message in sent(&effects) {
+            assert_ne!(message, forward("", 299));
+            again += 1;
+            s.hear(Message::RequestSuccess { data: b"" });
+        }
+    }
+    assert_eq!(first + again, 299);
+    let (taker, _) = taken(&s.hear(call(70, "", 300)));
+    assert_eq!(s.state(taker), ClientState::Established);
+    // A pipe that goes in the middle of that is one of many.
+    s.pipe_down("gone");
+    s.pipe_up();
+    s.pipe_down("gone");
+    assert_eq!(s.state(stays), ClientState::Listen);
+}
+
+/// So are dials that waited for a pipe: one that finds no room in time says that the
+/// far side is late, for there is a pipe.
+#[test]
+fn many_dials_that_waited_are_made_as_the_pipe_takes_it() {
+    let mut s = Bench::without_pipe(Limits {
+        clients: 100,
+        requests: 200,
+        packet: 1_000,
+        room: 1_000,
+        control: 4_096,
+        dial_wait: 1_000,
+        ..limits()
+    });
+    let ids: Vec<_> = (0..60).map(|_| s.client()).collect();
+    for (request, id) in ids.iter().enumerate() {
+        s.control(request as u64, *id, "connect h!7");
+    }
+    let mut made = sent(&s.pipe_up()).len();
+    assert!((10..30).contains(&made), "{made}");
+    exactly(&s.control(100, ids[59], "hangup")[1..], [done(100)]);
+    made += sent(&s.took_all()).len();
+    let effects = s.advance(1_000);
+    let late = "the far side did not answer in time";
+    assert_eq!(completions(&effects).len(), 59 - made);
+    assert!(effects.contains(&failed(58, ErrorCode::TimedOut, late)), "{effects:?}");
+    exactly(&s.took_all(), []);
 }

@@ -388,3 +388,67 @@ fn a_peer_that_gives_one_huge_window_and_no_more_gets_the_whole_upload() {
     assert_eq!(got, all.len(), "the upload stands still");
     assert_eq!(s.ledger.outstanding(), []);
 }
+
+/// Who hangs up and dials again while it waits for its turn has one turn afterwards,
+/// however often it did so.
+#[test]
+fn a_client_that_dials_again_has_one_turn_as_all_the_others() {
+    let mut s = narrow();
+    let (mut a, b) = (s.dial(), s.dial());
+    s.took_all();
+    let bulk = vec![1; 100_000];
+    s.write(1, b.id, &bulk);
+    for request in 2..7 {
+        s.write(request, a.id, &bulk);
+        s.control(10 + request, a.id, "hangup");
+        a = s.redial(a.id, WINDOW, PACKET);
+    }
+    s.write(7, a.id, &bulk);
+    let mut turns = [0_u32; 2];
+    for _ in 0..20 {
+        for channel in order(&s.took_all()) {
+            turns[usize::from(channel == b.theirs)] += 1;
+        }
+    }
+    assert!(turns[0].abs_diff(turns[1]) <= 1, "{turns:?}");
+    // So it is on the next pipe.
+    s.pipe_down("gone");
+    s.pipe_up();
+    let (a, b) = (s.redial(a.id, WINDOW, PACKET), s.redial(b.id, WINDOW, PACKET));
+    s.took_all();
+    s.write(8, b.id, &bulk);
+    s.write(9, a.id, &bulk);
+    assert_eq!(order(&s.took_all()), [b.theirs, a.theirs, b.theirs]);
+}
+
+/// What many users end at once is not the peer's doing, who reads nothing just then
+/// and asks for nothing.
+#[test]
+fn what_users_end_into_a_stuck_pipe_does_not_fail_the_session() {
+    let mut s = Bench::with(Limits {
+        clients: 400,
+        packet: 1_000,
+        room: 1_000,
+        control: 4_096,
+        ..limits()
+    });
+    for port in 1..300 {
+        s.announce(&format!("*!{port}"));
+        s.took_all();
+    }
+    let effects = s.shutdown("over");
+    assert_eq!(sent(&effects).len(), 299);
+    assert!(s.statistics().in_pipe > 1_000 + 1_000 + 4_096);
+    // Nor is one answer to it one too many.
+    let ask = Message::GlobalRequest {
+        want_reply: true,
+        request: Global::Other { name: b"x", data: b"" },
+    };
+    exactly(&s.hear(ask), [send(Message::RequestFailure)]);
+    // What it may ask for is what it may always, of messages other than data.
+    for _ in 1..4_096 {
+        exactly(&s.hear(ask), [send(Message::RequestFailure)]);
+    }
+    let told = "the far side asks for answers and does not read them";
+    exactly(&s.hear(ask), [send(Message::RequestFailure), fail(told)]);
+}

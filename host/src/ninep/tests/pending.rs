@@ -128,6 +128,7 @@ async fn a_clunk_interrupts_what_waits_on_its_fid_and_nothing_else() {
     assert_eq!(fake.references(), [(0, 2)]);
 }
 
+/// Entry 15 of sshnet.c's defects: the server stood still for good.
 #[tokio::test]
 async fn the_last_clunk_of_a_client_answers_what_waits_on_it_elsewhere() {
     let fake = Fake::default();
@@ -168,6 +169,7 @@ async fn a_server_that_is_dropped_leaves_nothing_behind() {
     until("it is let go", || fake.references().is_empty() && fake.asked().is_empty()).await;
 }
 
+/// Entry 25 of sshnet.c's defects: one request that waited held up all.
 #[tokio::test]
 async fn blocked_requests_hold_up_nobody() {
     let fake = Fake::default();
@@ -261,6 +263,7 @@ async fn full(fake: &Fake) -> Wire {
     wire
 }
 
+/// Entry 25 of sshnet.c's defects: one slow client of 9P stalled all the others.
 #[tokio::test]
 async fn a_client_that_takes_no_replies_is_not_listened_to() {
     let fake = Fake::default();

@@ -72,16 +72,14 @@ impl Machine for Session {
         Answer::Effects(match call {
             Call::PipeUp => self.pipe_up(),
             Call::PipeDown(reason) => self.pipe_down(reason),
-            Call::Receive(message) => self.receive(message.clone().into()),
+            Call::Receive(message) => self.receive(message.clone()),
             Call::PipeTook(bytes) => self.pipe_took(*bytes),
             Call::Advance(now) => self.advance(*now),
             Call::Shutdown(reason) => self.shutdown(reason),
             Call::Clone(request, protocol) => self.clone_client(*request, *protocol),
             Call::Control(request, client, text) => self.control(*request, *client, text),
             Call::Read(request, client, count) => self.read(*request, *client, *count),
-            Call::Write(request, client, bytes) => {
-                self.write(*request, *client, bytes.clone().into())
-            }
+            Call::Write(request, client, bytes) => self.write(*request, *client, bytes.clone()),
             Call::Listen(request, client) => self.listen(*request, *client),
             Call::Flush(request) => self.flush(*request),
             Call::Release(client) => self.release(*client),

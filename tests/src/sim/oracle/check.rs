@@ -378,10 +378,13 @@ impl Model {
             figures.channels
         );
         ensure!(self.requests.len() <= limits.requests as usize, "too many requests wait");
+        // Beyond what the peer asks for: what ends what each client did, and a
+        // question for each.
         let most = u64::from(limits.room)
             + u64::from(limits.packet)
             + u64::from(limits.control)
-            + sshnet_core::message::DATA_HEADER as u64;
+            + sshnet_core::message::DATA_HEADER as u64
+            + u64::from(limits.clients) * (u64::from(limits.name) + 200);
         ensure!(figures.in_pipe <= most, "{} bytes in the pipe", figures.in_pipe);
         let mut calls = 0;
         for info in clients {
@@ -466,36 +469,26 @@ impl Model {
         // One event makes so many data messages at most; the next goes on.
         let many = seen.effects.len() >= 1_024;
         let room = pipe.in_pipe < u64::from(self.limits.room) && !many;
-        // Each client is sure of a part of a quarter; the rest is shared.
-        let clients = u64::from(self.limits.clients);
-        let floor = self.limits.unacknowledged / 4 / clients;
-        let floor = floor.clamp(1, self.limits.packet.into());
-        let above = |bytes: u64| bytes.saturating_sub(floor);
-        let taken: u64 = self
-            .clients
-            .values()
-            .map(|client| match &client.state {
-                State::Established(c) => above(c.unacknowledged),
-                _ => 0,
-            })
-            .sum();
-        let free = self.limits.unacknowledged.saturating_sub(floor * clients + taken);
+        for (id, next, goes) in self.able() {
+            ensure!(
+                !room || !goes,
+                "client {} waits to send {next} bytes with room and window",
+                id.number
+            );
+        }
         for client in self.clients.values() {
             let number = client.id.number;
             match &client.state {
+                State::Dialing(None) => {
+                    ensure!(!room, "client {number} waits to dial with room");
+                }
                 State::Established(c) => {
-                    let unsent = u32::try_from(c.unsent()).unwrap_or(u32::MAX);
-                    let next = unsent.min(c.window).min(c.packet).min(self.limits.packet);
-                    let held = c.unacknowledged;
-                    let share = held >= floor && above(held + u64::from(next)) > free;
-                    ensure!(
-                        !room || next == 0 || share,
-                        "client {number} waits to send {next} bytes with room and window"
-                    );
                     let starved = !c.ended && c.inbound.is_empty() && c.open == 0;
                     ensure!(!starved, "client {number} has read everything and grants nothing");
                 }
                 State::Listen(listener) => {
+                    let asked = listener.bound != Bound::No;
+                    ensure!(!room || asked, "client {number} waits to announce with room");
                     let calls = seen.client(client.id).map_or(0, |info| info.calls);
                     ensure!(
                         calls == 0 || listener.listens.is_empty(),

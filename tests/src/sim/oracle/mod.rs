@@ -21,6 +21,7 @@ use sshnet_core::{
 pub mod call;
 mod check;
 pub mod coverage;
+mod turns;
 mod wire;
 
 pub use call::{Answer, Call, Machine};
@@ -92,6 +93,8 @@ pub struct Model {
     requests: BTreeMap<u64, Request>,
     figures: Statistics,
     serial: u64,
+    /// Who waits to send.
+    waiters: BTreeMap<ClientId, turns::Waiter>,
     event: Event,
     /// Which states met which events.
     pub coverage: Coverage,
@@ -100,6 +103,8 @@ pub struct Model {
 #[derive(Clone, Debug, Default)]
 struct Pipe {
     in_pipe: u64,
+    /// How many of them at most are answers to what the peer said.
+    answers: u64,
     channels: BTreeMap<u32, Channel>,
     /// The peer's OPENs that are not answered.
     calls: VecDeque<Waiting>,
@@ -315,6 +320,8 @@ struct Event {
     fault: Option<&'static str>,
     failed: bool,
     timed_out: bool,
+    /// A message came in.
+    heard: bool,
 }
 
 impl Model {
@@ -333,6 +340,7 @@ impl Model {
             requests: BTreeMap::new(),
             figures: Statistics::default(),
             serial: 0,
+            waiters: BTreeMap::new(),
             event: Event::default(),
             coverage: Coverage::default(),
         }
@@ -414,6 +422,7 @@ impl Model {
             }
         }
         self.begin(seen)?;
+        self.note_waiters();
         for effect in seen.effects {
             ensure!(!self.event.failed || !matches!(effect, Effect::Send(_)), "sent after fail");
             // What the pipe takes along ends before `fail` says why.
@@ -437,6 +446,7 @@ impl Model {
         }
         self.settle(seen)?;
         self.forget_timed();
+        self.note_waiters();
         self.check(seen)
     }
 
@@ -446,15 +456,24 @@ impl Model {
             Call::PipeUp => {
                 if self.pipe.is_none() {
                     self.pipe = Some(Pipe { heard: self.now, ..Pipe::default() });
+                    for client in self.clients.values_mut() {
+                        if let State::Listen(listener) = &mut client.state {
+                            listener.bound = Bound::No;
+                        }
+                    }
                 }
             }
             Call::PipeDown(_) => self.lose(),
             Call::PipeTook(bytes) => {
                 if let Some(pipe) = &mut self.pipe {
                     pipe.in_pipe = pipe.in_pipe.saturating_sub(*bytes);
+                    pipe.answers = pipe.answers.saturating_sub(*bytes);
                 }
             }
-            Call::Receive(message) => self.received(message)?,
+            Call::Receive(message) => {
+                self.event.heard = self.pipe.is_some();
+                self.received(message)?;
+            }
             Call::Advance(now) => self.advance(*now),
             Call::Shutdown(_) => {
                 self.ended = true;
@@ -711,7 +730,7 @@ impl Model {
             let Some(client) = self.client(id) else { continue };
             let old = std::mem::replace(&mut client.state, State::Closed);
             let (state, stays) = match old {
-                State::Closed | State::Dialing(None) | State::Finished(_) => (old, true),
+                State::Closed | State::Finished(_) => (old, true),
                 State::Listen(mut listener) => {
                     if listener.bound != Bound::Refused {
                         listener.bound = Bound::No;
@@ -723,7 +742,7 @@ impl Model {
                     c.open = 0;
                     (State::Finished(c), false)
                 }
-                State::Dialing(Some(_)) | State::Announcing { .. } | State::Teardown(_) => {
+                State::Dialing(_) | State::Announcing { .. } | State::Teardown(_) => {
                     (State::Closed, false)
                 }
             };
@@ -752,8 +771,10 @@ impl Model {
         };
         let keepalive = self.limits.keepalive;
         let dumb = keepalive > 0 && pipe.probed.is_some_and(|at| self.now - at >= keepalive);
+        // What our users or a new pipe make it send is not the peer's doing.
         let allowed = u64::from(self.limits.room) + u64::from(self.limits.control);
-        let flooded = pipe.in_pipe > allowed;
+        let flooded =
+            self.event.heard && pipe.in_pipe > allowed && pipe.answers > self.limits.control.into();
         match self.event.fault {
             Some(fault) => ensure!(!self.lawful, "it blames a lawful peer for {fault}: {why}"),
             None => ensure!(dumb || flooded || self.blind, "it failed without a reason: {why}"),

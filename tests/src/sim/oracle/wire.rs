@@ -340,6 +340,9 @@ impl Model {
         pipe.in_pipe += bytes.len() as u64;
         self.figures.messages_sent += 1;
         let message = Message::decode(bytes).map_err(|error| format!("it sent a {error}"))?;
+        if self.event.heard && !matches!(message, Message::Data { .. }) {
+            pipe.answers += bytes.len() as u64;
+        }
         ensure!(message.encode() == bytes, "what it sent has two forms: {message:?}");
         if let Message::Data { data, .. } = &message {
             ensure!(waiting < room, "data without room: {waiting} of {room} in the pipe");
@@ -370,6 +373,7 @@ impl Model {
                 match owner.and_then(|id| self.client(id)) {
                     Some(Client { state: State::Dialing(none @ None), .. }) => {
                         *none = Some(sender);
+                        self.not_an_answer(bytes);
                     }
                     Some(client) => {
                         let id = client.id;
@@ -438,6 +442,7 @@ impl Model {
             Message::Data { recipient, data } => {
                 let most = self.limits.packet;
                 let c = self.sender_of("data", recipient)?;
+                let channel = c.channel;
                 let length = data.len() as u32;
                 ensure!(length > 0, "a data message without data");
                 ensure!(!c.eof_sent, "data after EOF");
@@ -465,6 +470,9 @@ impl Model {
                     }
                 }
                 self.event.written.extend(written);
+                if let Some(id) = self.channel(channel).and_then(|channel| channel.owner) {
+                    self.took_turn(id)?;
+                }
             }
             Message::Eof { recipient } => {
                 let c = self.sender_of("EOF", recipient)?;
@@ -506,7 +514,7 @@ impl Model {
             }
             Message::GlobalRequest { want_reply, request } => {
                 ensure!(want_reply, "a global request that wants no reply");
-                self.sent_global(request, seen)?;
+                self.sent_global(request, bytes, seen)?;
             }
             Message::RequestFailure => {
                 let owed = &mut self.event.owed_global_failures;
@@ -576,7 +584,14 @@ impl Model {
         Ok(())
     }
 
-    fn sent_global(&mut self, request: Global<'_>, seen: &Seen<'_>) -> Verdict {
+    /// What waited for the pipe goes when there is room, whatever the event is.
+    fn not_an_answer(&mut self, bytes: &[u8]) {
+        if let Some(pipe) = self.pipe.as_mut().filter(|_| self.event.heard) {
+            pipe.answers -= bytes.len() as u64;
+        }
+    }
+
+    fn sent_global(&mut self, request: Global<'_>, bytes: &[u8], seen: &Seen<'_>) -> Verdict {
         let (place, bind) = match request {
             Global::TcpipForward { address, port } => (Place::Tcp(address.into(), port), true),
             Global::StreamlocalForward { path } => (Place::Unix(path.into()), true),
@@ -592,8 +607,9 @@ impl Model {
             let owner = self.announcer(&place, seen);
             if let Some(id) = owner {
                 match self.client(id).map(|client| &mut client.state) {
-                    Some(State::Listen(listener)) if seen.call == &Call::PipeUp => {
+                    Some(State::Listen(listener)) if listener.bound == Bound::No => {
                         listener.bound = Bound::Asked(serial);
+                        self.not_an_answer(bytes);
                     }
                     _ => {
                         self.quit(id);
@@ -646,13 +662,6 @@ impl Model {
             seen.client(id)
                 .is_some_and(|info| info.state == ClientState::Dialing && info.remote == target)
         };
-        if seen.call == &Call::PipeUp {
-            let mut waiting = self
-                .clients
-                .values()
-                .filter(|client| matches!(client.state, State::Dialing(None)) && dials(client.id));
-            return waiting.next().map(|client| client.id);
-        }
         // Who dialed before goes on with that, unless it is told otherwise now.
         let free = |id: &ClientId| {
             let told = matches!(seen.call, Call::Control(_, client, _) if client == id);
@@ -661,25 +670,32 @@ impl Model {
         };
         let able = self.event.controlled.iter().copied().filter(free);
         let able: Vec<_> = able.filter(|id| dials(*id)).collect();
-        self.one_of(&able)
+        if !able.is_empty() {
+            return self.one_of(&able);
+        }
+        let mut waiting = self
+            .clients
+            .values()
+            .filter(|client| matches!(client.state, State::Dialing(None)) && dials(client.id));
+        waiting.next().map(|client| client.id)
     }
 
     /// Who announces this place in this event.
     fn announcer(&mut self, place: &Place, seen: &Seen<'_>) -> Option<ClientId> {
         let shown = place.shown();
-        if seen.call == &Call::PipeUp {
-            let mut waiting = self.clients.values().filter(|client| match &client.state {
-                State::Listen(l) => l.place == *place && !matches!(l.bound, Bound::Asked(_)),
-                _ => false,
-            });
-            return waiting.next().map(|client| client.id);
-        }
         let announces = |id: &ClientId| {
             seen.client(*id)
                 .is_some_and(|info| info.state == ClientState::Dialing && info.local == shown)
         };
         let able: Vec<_> = self.event.controlled.iter().copied().filter(announces).collect();
-        self.one_of(&able)
+        if !able.is_empty() {
+            return self.one_of(&able);
+        }
+        let mut waiting = self.clients.values().filter(|client| match &client.state {
+            State::Listen(l) => l.place == *place && l.bound == Bound::No,
+            _ => false,
+        });
+        waiting.next().map(|client| client.id)
     }
 
     /// Two clients that do the same in one event can't be told apart.
