@@ -6,6 +6,8 @@
 //! name of a command is that command, unless `--` stands before it.
 
 pub mod address;
+mod bare;
+mod peer;
 mod shell;
 pub mod ssh;
 
@@ -20,6 +22,7 @@ use clap_complete::Shell;
 
 use self::address::{Announced, Local, Target};
 use self::ssh::Far;
+use crate::pipe::{bare::Peer, far::permit::Permit};
 
 const USAGE: &str = "\
 sshnet-host [OPTIONS] [SSH OPTIONS] [USER@]HOST
@@ -28,6 +31,7 @@ sshnet-host [OPTIONS] [SSH OPTIONS] [USER@]HOST
        sshnet-host forward [-s SERVICE] [LADDR:]LPORT|PATH HOST!PORT ...
        sshnet-host socks [-s SERVICE] [ADDR:]PORT
        sshnet-host netstat|ls|cat|write|attach [-s SERVICE] ...
+       sshnet-host peer [--permit HOST:PORT]... [--no-listen]
        sshnet-host demo";
 
 const ABOUT: &str = "\
@@ -55,6 +59,8 @@ EXAMPLES
   sshnet-host listen '*!8080' cat       take calls there, and echo
   sshnet-host forward 8080 intranet:80  make it port 8080 of this machine
   sshnet-host socks 1080                be a SOCKS5 proxy, for browsers
+  sshnet-host --pipe bare --exec 'docker exec -i C psusan'
+                                        serve the network of container C
 
 EXIT STATUS
   0  it was stopped, or did what it was asked
@@ -190,10 +196,14 @@ struct Serving {
     #[arg(long)]
     caller_address: bool,
 
-    /// What leads to the far side. 'loopback' is this machine as its own far
-    /// side, for trying things out; it takes no HOST.
+    /// What leads to the far side. 'bare' is a program that speaks PuTTY's bare
+    /// ssh-connection: psusan, or 'sshnet-host peer'. 'loopback' is this machine as
+    /// its own far side, for trying things out. Both take no HOST.
     #[arg(long, value_name = "KIND", value_enum, default_value_t = Kind::Openssh)]
     pipe: Kind,
+
+    #[command(flatten)]
+    bare: bare::Bare,
 
     #[command(flatten)]
     tcp: Tcp,
@@ -221,6 +231,7 @@ struct Tcp {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum Kind {
     Openssh,
+    Bare,
     Loopback,
 }
 
@@ -307,6 +318,10 @@ enum Subcommands {
         #[command(flatten)]
         using: Using,
     },
+    /// Be the far side of a bare ssh-connection on stdin and stdout, for who has it
+    /// run here.
+    #[command(after_help = peer::AFTER, override_usage = peer::USAGE)]
+    Peer(peer::Peer),
     /// Print the completions for a shell.
     Completions {
         /// Which.
@@ -387,6 +402,8 @@ pub enum Action {
         /// Which service.
         service: Option<OsString>,
     },
+    /// Be a far side on stdin and stdout.
+    Peer(Permit),
     /// Print this.
     Print(String),
     /// Show it at work.
@@ -447,6 +464,8 @@ pub enum Pipe {
         /// Whether calls are to come with their caller's address.
         caller_address: bool,
     },
+    /// Whoever speaks a bare connection.
+    Bare(Peer),
     /// This machine is its own far side.
     Loopback,
 }
@@ -576,9 +595,12 @@ fn action(command: Subcommands, service: Option<OsString>) -> Result<Action, Usa
             Action::File { service: using.service.or(service), what: FileAction::Write, path }
         }
         Subcommands::Attach { using } => Action::Attach { service: using.service.or(service) },
-        Subcommands::Completions { .. } | Subcommands::Man { .. } if service.is_some() => {
+        Subcommands::Completions { .. } | Subcommands::Man { .. } | Subcommands::Peer(_)
+            if service.is_some() =>
+        {
             return Err(UsageError::new("-s has no meaning here: no service is used"));
         }
+        Subcommands::Peer(peer) => Action::Peer(peer.permit()),
         Subcommands::Completions { shell } => Action::Print(shell::completions(shell)),
         Subcommands::Man { command } => Action::Print(shell::manual(command.as_deref())?),
         Subcommands::Demo if service.is_some() => {
@@ -614,7 +636,7 @@ fn serve(
     serving: Serving,
     rest: Vec<OsString>,
 ) -> Result<Serve, UsageError> {
-    let Serving { mount, prefix, debug, core, ready_fd, caller_address, pipe, tcp } = serving;
+    let Serving { mount, prefix, debug, core, ready_fd, caller_address, pipe, bare, tcp } = serving;
     let Tcp { listen, insecure_listen: anybody, exact_reads } = tcp;
     if let Some(address) = listen.filter(|address| !anybody && !address.ip().is_loopback()) {
         return Err(UsageError::new(format_args!(
@@ -630,7 +652,16 @@ fn serve(
             "--ready-fd {fd}: must be 3 or more (0 to 2 are stdin, stdout and stderr)"
         )));
     }
+    if pipe != Kind::Bare {
+        bare.absent()?;
+    }
+    if pipe != Kind::Openssh && caller_address {
+        return Err(UsageError::new(
+            "--caller-address is for ssh: the others always show who calls",
+        ));
+    }
     let (pipe, name) = match pipe {
+        Kind::Bare => (Pipe::Bare(bare.peer(&rest)?), "bare".into()),
         Kind::Openssh => {
             let far = ssh::read(rest).map_err(UsageError::new)?;
             let name = far.host();
@@ -642,11 +673,6 @@ fn serve(
                     "'{}': --pipe loopback takes no host and no ssh options",
                     word.display()
                 )));
-            }
-            if caller_address {
-                return Err(UsageError::new(
-                    "--caller-address is for ssh: the loopback always shows who calls",
-                ));
             }
             (Pipe::Loopback, "loopback".into())
         }
@@ -664,6 +690,7 @@ impl Serving {
             && self.ready_fd.is_none()
             && !self.caller_address
             && self.pipe == Kind::Openssh
+            && self.bare == bare::Bare::default()
             && self.tcp == Tcp { listen: None, insecure_listen: false, exact_reads: false }
     }
 }
@@ -713,15 +740,14 @@ enum Word {
 fn kind(word: &OsStr) -> Word {
     match word.as_bytes() {
         b"--" => Word::End,
-        b"-s" | b"-m" | b"--prefix" | b"--core" | b"--ready-fd" | b"--pipe" | b"--listen" => {
-            Word::WithValue
-        }
+        b"-s" | b"-m" | b"--prefix" | b"--core" | b"--ready-fd" | b"--pipe" | b"--listen"
+        | b"--exec" | b"--connect" => Word::WithValue,
         b"-D" | b"-h" => Word::Flag,
         // Of long options ssh has none: clap says what is wrong with this one.
         [b'-', b'-', ..] | [b'-', b's' | b'm', ..] => Word::Flag,
         b"dial" | b"listen" | b"forward" | b"socks" | b"demo" => Word::Command,
         b"netstat" | b"ls" | b"cat" | b"write" | b"attach" => Word::Command,
-        b"completions" | b"man" => Word::Command,
+        b"peer" | b"completions" | b"man" => Word::Command,
         _ => Word::Other,
     }
 }
