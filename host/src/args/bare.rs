@@ -27,7 +27,7 @@ impl Bare {
     pub(super) fn peer(self, rest: &[OsString]) -> Result<Peer, UsageError> {
         if let Some(word) = rest.first() {
             return Err(UsageError::new(format_args!(
-                "'{}': --pipe bare takes no host and no ssh options; an ssh goes into\n\
+                "'{}': --pipe bare takes no host and no ssh options; an ssh goes into \
                  the command: --exec 'ssh HOST sshnet-host peer'",
                 word.display()
             )));
@@ -47,7 +47,7 @@ impl Bare {
                 "--exec and --connect: --pipe bare takes one of them, a command or a socket",
             )),
             Self { exec: None, connect: None } => Err(UsageError::new(
-                "--pipe bare: who is to speak it is missing: --exec COMMAND or\n\
+                "--pipe bare: who is to speak it is missing: --exec COMMAND or \
                  --connect PATH, such as --exec psusan",
             )),
         }
