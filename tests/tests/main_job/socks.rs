@@ -10,10 +10,10 @@ use sshnet_tests::sshd::{Sshd, free_port};
 use sshnet_tests::world::{Kind, Running, Service, World, run};
 
 on_each_pipe!(
-    names_and_numbers_are_dialled,
-    curl_gets_a_page;
+    names_and_numbers_are_dialled;
     but psusan:
     a_dial_that_fails_has_its_reply,
+    curl_gets_a_page,
 );
 
 const CONNECT: u8 = 1;
