@@ -6,6 +6,8 @@
 //! name of a command is that command, unless `--` stands before it.
 
 pub mod address;
+mod bare;
+mod peer;
 mod shell;
 pub mod ssh;
 
@@ -21,6 +23,7 @@ use clap_complete::Shell;
 use self::address::{Announced, Local, Target};
 use self::ssh::Far;
 use crate::pipe::openssh::CONNECTIONS;
+use crate::pipe::{bare::Peer, far::permit::Permit};
 
 const USAGE: &str = "\
 sshnet-host [OPTIONS] [SSH OPTIONS] [USER@]HOST
@@ -29,6 +32,7 @@ sshnet-host [OPTIONS] [SSH OPTIONS] [USER@]HOST
        sshnet-host forward [-s SERVICE] [LADDR:]LPORT|PATH HOST!PORT ...
        sshnet-host socks [-s SERVICE] [ADDR:]PORT
        sshnet-host netstat|ls|cat|write|attach [-s SERVICE] ...
+       sshnet-host peer [--permit HOST:PORT]... [--no-listen]
        sshnet-host demo";
 
 const ABOUT: &str = "\
@@ -56,6 +60,8 @@ EXAMPLES
   sshnet-host listen '*!8080' cat       take calls there, and echo
   sshnet-host forward 8080 intranet:80  make it port 8080 of this machine
   sshnet-host socks 1080                be a SOCKS5 proxy, for browsers
+  sshnet-host --pipe bare --exec 'docker exec -i C psusan'
+                                        serve the network of container C
 
 EXIT STATUS
   0  it was stopped, or did what it was asked
@@ -196,10 +202,14 @@ struct Serving {
     #[arg(long, value_name = "N", value_parser = connections, default_value = "1")]
     connections: usize,
 
-    /// What leads to the far side. 'loopback' is this machine as its own far
-    /// side, for trying things out; it takes no HOST.
+    /// What leads to the far side. 'bare' is a program that speaks PuTTY's bare
+    /// ssh-connection: psusan, or 'sshnet-host peer'. 'loopback' is this machine as
+    /// its own far side, for trying things out. Both take no HOST.
     #[arg(long, value_name = "KIND", value_enum, default_value_t = Kind::Openssh)]
     pipe: Kind,
+
+    #[command(flatten)]
+    bare: bare::Bare,
 
     #[command(flatten)]
     tcp: Tcp,
@@ -227,6 +237,7 @@ struct Tcp {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum Kind {
     Openssh,
+    Bare,
     Loopback,
 }
 
@@ -313,6 +324,10 @@ enum Subcommands {
         #[command(flatten)]
         using: Using,
     },
+    /// Be the far side of a bare ssh-connection on stdin and stdout, for who has it
+    /// run here.
+    #[command(after_help = peer::AFTER, override_usage = peer::USAGE)]
+    Peer(peer::Peer),
     /// Print the completions for a shell.
     Completions {
         /// Which.
@@ -393,6 +408,8 @@ pub enum Action {
         /// Which service.
         service: Option<OsString>,
     },
+    /// Be a far side on stdin and stdout.
+    Peer(Permit),
     /// Print this.
     Print(String),
     /// Show it at work.
@@ -455,6 +472,8 @@ pub enum Pipe {
         /// Over how many connections dials are spread.
         connections: usize,
     },
+    /// Whoever speaks a bare connection.
+    Bare(Peer),
     /// This machine is its own far side.
     Loopback,
 }
@@ -584,9 +603,12 @@ fn action(command: Subcommands, service: Option<OsString>) -> Result<Action, Usa
             Action::File { service: using.service.or(service), what: FileAction::Write, path }
         }
         Subcommands::Attach { using } => Action::Attach { service: using.service.or(service) },
-        Subcommands::Completions { .. } | Subcommands::Man { .. } if service.is_some() => {
+        Subcommands::Completions { .. } | Subcommands::Man { .. } | Subcommands::Peer(_)
+            if service.is_some() =>
+        {
             return Err(UsageError::new("-s has no meaning here: no service is used"));
         }
+        Subcommands::Peer(peer) => Action::Peer(peer.permit()),
         Subcommands::Completions { shell } => Action::Print(shell::completions(shell)),
         Subcommands::Man { command } => Action::Print(shell::manual(command.as_deref())?),
         Subcommands::Demo if service.is_some() => {
@@ -622,8 +644,18 @@ fn serve(
     serving: Serving,
     rest: Vec<OsString>,
 ) -> Result<Serve, UsageError> {
-    let Serving { mount, prefix, debug, core, ready_fd, caller_address, connections, pipe, tcp } =
-        serving;
+    let Serving {
+        mount,
+        prefix,
+        debug,
+        core,
+        ready_fd,
+        caller_address,
+        connections,
+        pipe,
+        bare,
+        tcp,
+    } = serving;
     let Tcp { listen, insecure_listen: anybody, exact_reads } = tcp;
     if let Some(address) = listen.filter(|address| !anybody && !address.ip().is_loopback()) {
         return Err(UsageError::new(format_args!(
@@ -639,7 +671,19 @@ fn serve(
             "--ready-fd {fd}: must be 3 or more (0 to 2 are stdin, stdout and stderr)"
         )));
     }
+    if pipe != Kind::Bare {
+        bare.absent()?;
+    }
+    if pipe != Kind::Openssh && caller_address {
+        return Err(UsageError::new(
+            "--caller-address is for ssh: the others always show who calls",
+        ));
+    }
+    if pipe != Kind::Openssh && connections > 1 {
+        return Err(UsageError::new("--connections is for ssh: the others have no more than one"));
+    }
     let (pipe, name) = match pipe {
+        Kind::Bare => (Pipe::Bare(bare.peer(&rest)?), "bare".into()),
         Kind::Openssh => {
             let far = ssh::read(rest).map_err(UsageError::new)?;
             let name = far.host();
@@ -651,16 +695,6 @@ fn serve(
                     "'{}': --pipe loopback takes no host and no ssh options",
                     word.display()
                 )));
-            }
-            if caller_address {
-                return Err(UsageError::new(
-                    "--caller-address is for ssh: the loopback always shows who calls",
-                ));
-            }
-            if connections > 1 {
-                return Err(UsageError::new(
-                    "--connections is for ssh: the loopback has no connection",
-                ));
             }
             (Pipe::Loopback, "loopback".into())
         }
@@ -679,6 +713,7 @@ impl Serving {
             && !self.caller_address
             && self.connections == 1
             && self.pipe == Kind::Openssh
+            && self.bare == bare::Bare::default()
             && self.tcp == Tcp { listen: None, insecure_listen: false, exact_reads: false }
     }
 }
@@ -729,13 +764,13 @@ fn kind(word: &OsStr) -> Word {
     match word.as_bytes() {
         b"--" => Word::End,
         b"-s" | b"-m" | b"--prefix" | b"--core" | b"--ready-fd" | b"--pipe" | b"--listen"
-        | b"--connections" => Word::WithValue,
+        | b"--exec" | b"--connect" | b"--connections" => Word::WithValue,
         b"-D" | b"-h" => Word::Flag,
         // Of long options ssh has none: clap says what is wrong with this one.
         [b'-', b'-', ..] | [b'-', b's' | b'm', ..] => Word::Flag,
         b"dial" | b"listen" | b"forward" | b"socks" | b"demo" => Word::Command,
         b"netstat" | b"ls" | b"cat" | b"write" | b"attach" => Word::Command,
-        b"completions" | b"man" => Word::Command,
+        b"peer" | b"completions" | b"man" => Word::Command,
         _ => Word::Other,
     }
 }

@@ -4,6 +4,7 @@
 //! commands, serve -> ninep, fuse -> tree -> driver -> engine (the component)
 //!                                              |
 //!                                              +----> pipe -> ssh -> the far host
+//! peer -----------------------------------------------> pipe, its far side
 //! ```
 //!
 //! Each part knows those below it and nothing else.
@@ -17,6 +18,7 @@ pub mod fuse;
 mod gather;
 pub mod ninep;
 pub mod notice;
+pub mod peer;
 pub mod pipe;
 pub mod runtime;
 pub mod serve;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sshnet_host::args::{self, Action, FileAction};
 use sshnet_host::notice::notice;
-use sshnet_host::{commands, runtime, serve, sys};
+use sshnet_host::{commands, peer, runtime, serve, sys};
 use tracing_subscriber::EnvFilter;
 
 /// How long what still runs at the end has to end by itself.
@@ -73,6 +73,7 @@ fn run(action: Action) -> u8 {
             Action::Attach { service } => {
                 commands::attach::run(service).await.map_err(|error| error.to_string())
             }
+            Action::Peer(permit) => peer::run(permit).await.map_err(|error| error.to_string()),
             Action::Print(text) => {
                 commands::files::print(text.as_bytes()).await.map_err(|error| error.to_string())
             }

@@ -32,7 +32,7 @@ use crate::fuse::{MountError, Mounted, Mountpoint};
 use crate::ninep;
 use crate::notice::notice;
 use crate::pipe::error::PipeError;
-use crate::pipe::{Link, loopback, openssh};
+use crate::pipe::{Link, bare, loopback, openssh};
 use crate::services::{self, ServiceError};
 use crate::signals::Signals;
 use crate::tree::{Owner, Tree};
@@ -297,6 +297,11 @@ async fn start(pipe: args::Pipe) -> Result<Started, ServeError> {
             options.caller_address = caller_address;
             options.connections = connections;
             let pipe = openssh::start(options).await?;
+            Started { name, pipe: Box::new(|link| Box::pin(pipe.run(link))) }
+        }
+        args::Pipe::Bare(peer) => {
+            let name = peer.to_string();
+            let pipe = bare::start(peer).await?;
             Started { name, pipe: Box::new(|link| Box::pin(pipe.run(link))) }
         }
         args::Pipe::Loopback => Started {

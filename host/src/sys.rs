@@ -3,10 +3,12 @@
 //! Another Unix needs another version of this file and of no other.
 
 use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::process::{Child, Command};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// What opens our standard input anew, where it is a pipe.
 pub const STDIN: &str = "/proc/self/fd/0";
@@ -110,4 +112,69 @@ pub fn hangup_ignored() -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     mask.is_some_and(|mask| mask & 1 << (Signal::HUP.as_raw() - 1) != 0)
+}
+
+/// A process that is not our child, and surely that one for as long as this is kept.
+#[derive(Debug)]
+pub struct Process(OwnedFd);
+
+impl Process {
+    /// The one that has this number now.
+    fn open(pid: Pid) -> io::Result<Self> {
+        let fd = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+        Ok(Self(fd))
+    }
+
+    /// Sends it a signal, if it is there.
+    pub fn signal(&self, signal: Signal) {
+        let _ = rustix::process::pidfd_send_signal(&self.0, signal);
+    }
+
+    /// Waits for its end. Must be called within a tokio runtime.
+    #[allow(unsafe_code)]
+    pub async fn gone(&self) {
+        let fd = self.0.as_fd();
+        // SAFETY: `fd` is one number all the time, and open as long as `self` is
+        // borrowed, which is as long as this waits.
+        let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
+        // Where that cannot be waited for it is not waited for.
+        if let Ok(fd) = registered {
+            let _ = fd.readable().await;
+        }
+    }
+}
+
+/// The processes that a process has started, and those that they have; but for
+/// those whose parent has ended already.
+pub fn descendants(of: Pid) -> Vec<Process> {
+    let mut found = Vec::new();
+    let mut parents = vec![of];
+    while let Some(parent) = parents.pop() {
+        for child in children(parent) {
+            let Ok(process) = Process::open(child) else { continue };
+            // Its number may have become another's before it was opened.
+            if parent_of(child) == Some(parent) {
+                found.push(process);
+                parents.push(child);
+            }
+        }
+    }
+    found
+}
+
+fn children(of: Pid) -> Vec<Pid> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| {
+        Pid::from_raw(entry.file_name().to_str()?.parse().ok().filter(|pid| *pid > 0)?)
+    });
+    pids.filter(|pid| parent_of(*pid) == Some(of)).collect()
+}
+
+/// By proc_pid_stat(5).
+fn parent_of(pid: Pid) -> Option<Pid> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid())).ok()?;
+    // After the name, which may hold anything: state, then parent.
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let parent = rest.split_ascii_whitespace().nth(1)?.parse().ok().filter(|pid| *pid > 0)?;
+    Pid::from_raw(parent)
 }

@@ -108,6 +108,10 @@ pub fn private_directory() -> TempDir {
 pub enum Kind {
     /// A real sshd, through a real ssh.
     Openssh,
+    /// `sshnet-host peer`, over a bare connection.
+    BarePeer,
+    /// PuTTY's psusan, over a bare connection.
+    BarePsusan,
     /// The loopback pipe.
     Loopback,
 }
@@ -129,8 +133,15 @@ impl World {
     pub fn new(kind: Kind) -> Self {
         match kind {
             Kind::Openssh => Self::with_sshd(Sshd::start(&[]), &[]),
+            Kind::BarePeer => Self::bare(&format!("{} peer", program().display())),
+            Kind::BarePsusan => Self::bare("psusan"),
             Kind::Loopback => Self::start(None, &["--pipe", "loopback"]),
         }
+    }
+
+    /// A service over a bare connection to this command.
+    pub fn bare(command: &str) -> Self {
+        Self::start(None, &["--pipe", "bare", "--exec", command])
     }
 
     /// A service through this sshd, with more options of ours.

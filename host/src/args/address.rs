@@ -141,7 +141,7 @@ fn is_word(text: &str) -> Result<(), String> {
 }
 
 /// The host, if there is one, and the port.
-fn parts(text: &str) -> Result<(Option<&str>, &str), String> {
+pub(super) fn parts(text: &str) -> Result<(Option<&str>, &str), String> {
     is_word(text)?;
     let (host, port) = match text.split('!').collect::<Vec<_>>().as_slice() {
         ["tcp" | "net", host, port] | [host, port] => (Some(*host), *port),

@@ -131,6 +131,60 @@ fn a_tcp_port_to_serve_on_is_this_machines() {
 }
 
 #[test]
+fn a_bare_pipe_has_a_command_or_a_socket() {
+    let line = |words: &[&str]| {
+        let words = ["sshnet-host", "--pipe", "bare"].iter().chain(words);
+        match parse(words.map(OsString::from)) {
+            Ok(Action::Serve(serve)) => (serve.pipe, serve.service),
+            other => panic!("{other:?}"),
+        }
+    };
+    let command = |text: &str| Pipe::Bare(Peer::Command(text.into()));
+    assert_eq!(line(&["--exec", "ssh h psusan"]), (command("ssh h psusan"), "bare".into()));
+    assert_eq!(line(&["--exec=psusan", "-s", "x"]), (command("psusan"), "x".into()));
+    assert_eq!(line(&["--connect", "/run/p"]).0, Pipe::Bare(Peer::Socket("/run/p".into())));
+    for (line, says) in [
+        ("--pipe bare", "--exec COMMAND or --connect PATH, such as --exec psusan"),
+        ("--pipe bare --exec x --connect y", "one of them, a command or a socket"),
+        ("--pipe bare --exec x host", "'host': --pipe bare takes no host"),
+        ("--pipe bare host", "--exec 'ssh HOST sshnet-host peer'"),
+        ("--pipe bare --exec x -p 22 host", "'-p': --pipe bare takes no host"),
+        ("--pipe bare --exec", "a value is required"),
+        ("--pipe bare --exec= ", "no command"),
+        ("--pipe bare --exec x --caller-address", "--caller-address is for ssh"),
+        ("--exec psusan", "--exec is for --pipe bare"),
+        ("--exec psusan host", "--exec is for --pipe bare"),
+        ("--pipe loopback --connect x", "--connect is for --pipe bare"),
+        ("--exec x demo", "only -s has a meaning"),
+    ] {
+        let error = refused(line);
+        assert!(error.replace('\n', " ").contains(says), "{line}: {error}");
+    }
+}
+
+#[test]
+fn what_a_peer_permits_is_read() {
+    use crate::pipe::far::permit::Destination;
+
+    assert_eq!(parsed("peer").unwrap(), Action::Peer(Permit::everything()));
+    let db = Destination::Tcp { host: Some("db".into()), port: Some(5432) };
+    let all = Destination::Tcp { host: None, port: Some(80) };
+    let permit = Permit { dials: Some(vec![db, all]), listen: false };
+    let line = "peer --permit db:5432 --no-listen --permit *:80";
+    assert_eq!(parsed(line).unwrap(), Action::Peer(permit));
+    for (line, says) in [
+        ("peer host", "unexpected argument"),
+        ("peer --permit db", "write HOST:PORT"),
+        ("peer --permit db:http", "'http' is no port"),
+        ("-s x peer", "no service is used"),
+        ("--pipe bare peer", "only -s has a meaning"),
+    ] {
+        let error = refused(line);
+        assert!(error.replace('\n', " ").contains(says), "{line}: {error}");
+    }
+}
+
+#[test]
 fn what_would_break_a_private_master_is_refused() {
     for line in [
         "-f host",
@@ -235,6 +289,7 @@ fn help_and_version_are_no_errors() {
         "listen -h",
         "demo --help",
         "write -h",
+        "peer --help",
         "man -h",
     ] {
         let Err(help) = parsed(line) else { panic!("{line}") };
@@ -374,9 +429,10 @@ fn completions_and_pages_are_made_of_every_command() {
     }
     let page = printed("man");
     assert!(page.contains(".TH sshnet") && page.contains("netstat"), "{page}");
-    for command in
-        ["dial", "listen", "forward", "socks", "netstat", "ls", "cat", "write", "attach", "demo"]
-    {
+    for command in [
+        "dial", "listen", "forward", "socks", "netstat", "ls", "cat", "write", "attach", "peer",
+        "demo",
+    ] {
         let page = printed(&format!("man {command}"));
         assert!(page.contains(command), "{page}");
     }

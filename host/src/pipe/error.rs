@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::bare::stream::BareError;
 use super::far::FarError;
 
 /// Why a pipe could not be started, or ended by itself.
@@ -28,4 +29,21 @@ pub enum PipeError {
     /// The peer of our own far side broke the protocol.
     #[error("far side: {0}")]
     Far(#[from] FarError),
+    /// A bare connection ended, or could not be made.
+    #[error("{0}")]
+    Bare(#[from] BareError),
+    /// The command that spoke it ended: its own words, then how.
+    #[error("the command ended: {0}")]
+    Command(String),
+    /// There is nobody to speak it with.
+    #[error(
+        "cannot connect to {}: {error};\nis something up there? (such as psusan --listen PATH)",
+        path.display()
+    )]
+    Connect {
+        /// The socket's path.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
 }

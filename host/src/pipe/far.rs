@@ -7,8 +7,8 @@
 //! section 2.4), and carries sockets that someone else accepted, by
 //! [`Far::offer`]. Everything else is refused as the RFC asks.
 //!
-//! It refuses to know what carries its messages, who the peer is and what it may
-//! do: who must not dial from this machine must not get at this module.
+//! What the peer may do is said by a [`Permit`]; without one it may do all that this
+//! process may. It refuses to know what carries its messages and who the peer is.
 //!
 //! Each conversation is one task with a socket (`channel`); it holds no buffer
 //! while nothing moves. What waits is bounded everywhere: data towards a socket
@@ -18,6 +18,7 @@
 mod channel;
 mod listen;
 mod output;
+pub mod permit;
 #[cfg(test)]
 mod tests;
 
@@ -35,6 +36,7 @@ use tokio::task::JoinSet;
 use channel::Channel;
 pub use channel::Socket;
 use output::Output;
+use permit::Permit;
 
 /// Bytes that the peer may send ahead on one channel.
 pub const WINDOW: u32 = 2 << 20;
@@ -78,6 +80,7 @@ pub struct FarOutput {
 /// What the tasks of one far side share.
 struct Shared {
     window: u32,
+    permit: Permit,
     output: Output,
     table: Mutex<Table>,
     /// Bytes that wait for sockets.
@@ -98,13 +101,23 @@ struct Table {
 impl Far {
     /// A far side with nothing going on, and its messages. Needs a tokio runtime.
     pub fn new() -> (Self, FarOutput) {
-        Self::with_window(WINDOW)
+        Self::with(WINDOW, Permit::everything())
+    }
+
+    /// One that lets the peer do this and no more.
+    pub fn permitting(permit: Permit) -> (Self, FarOutput) {
+        Self::with(WINDOW, permit)
     }
 
     /// One that lets the peer send so many bytes ahead on each channel.
     pub fn with_window(window: u32) -> (Self, FarOutput) {
+        Self::with(window, Permit::everything())
+    }
+
+    fn with(window: u32, permit: Permit) -> (Self, FarOutput) {
         let shared = Arc::new(Shared {
             window,
+            permit,
             output: Output::new(),
             table: Mutex::default(),
             queued: AtomicUsize::new(0),
@@ -184,14 +197,21 @@ impl Far {
     /// Global requests are carried out one after the other, so that they are
     /// answered in order (section 4).
     fn global(&self, want_reply: bool, request: &Global<'_>) -> Result<(), FarError> {
-        let request = listen::Request::new(want_reply, request);
+        let request = listen::Request::new(want_reply, request, &self.shared.permit);
         self.requests.try_send(request).map_err(|_| FarError::Flood)
     }
 
     fn open(&self, sender: u32, window: u32, packet: u32, kind: &Open<'_>) {
+        let permit = &self.shared.permit;
         let target = match *kind {
-            Open::DirectTcpip { host, port, .. } => Target::Tcp(host.to_vec(), port),
-            Open::DirectStreamlocal { path } => Target::Unix(path.to_vec()),
+            Open::DirectTcpip { host, port, .. } if permit.tcp(host, port) => {
+                Target::Tcp(host.to_vec(), port)
+            }
+            Open::DirectStreamlocal { path } if permit.unix(path) => Target::Unix(path.to_vec()),
+            Open::DirectTcpip { .. } | Open::DirectStreamlocal { .. } => {
+                let words = "administratively prohibited";
+                return self.shared.refuse(sender, reason::PROHIBITED, words);
+            }
             _ => {
                 let words = "unknown channel type";
                 return self.shared.refuse(sender, reason::UNKNOWN_TYPE, words);
@@ -243,6 +263,11 @@ impl FarOutput {
     /// The next message for the peer. Cancel-safe. An error is the peer's.
     pub async fn next(&mut self) -> Result<Vec<u8>, FarError> {
         self.shared.output.next().await
+    }
+
+    /// The next message, if there is one already.
+    pub fn try_next(&mut self) -> Option<Vec<u8>> {
+        self.shared.output.try_next()
     }
 }
 

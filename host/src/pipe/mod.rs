@@ -8,12 +8,14 @@
 //! messages into its [`Outbox`]; the pipe takes them from there, says how much it
 //! took, and hands over what comes in.
 
+pub mod bare;
+mod child;
 pub mod error;
 pub mod far;
 pub mod loopback;
 pub mod openssh;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};

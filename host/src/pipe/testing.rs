@@ -1,5 +1,5 @@
 //! For tests: a driver's and engine's place at a pipe, with messages made by
-//! hand, and what both kinds of pipe must be able to do.
+//! hand, and what every kind of pipe must be able to do.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -190,7 +190,12 @@ impl Engine {
                 }
                 Message::Eof { recipient } if recipient == ours => eof = true,
                 Message::Close { recipient } if recipient == ours => break,
-                Message::Request { recipient, want_reply: false, .. } if recipient == ours => {}
+                // Such as psusan's winadj@putty.projects.tartarus.org.
+                Message::Request { recipient, want_reply, .. } if recipient == ours => {
+                    if want_reply {
+                        self.send(&Message::Failure { recipient: theirs });
+                    }
+                }
                 other => panic!("{other:?}"),
             }
         }

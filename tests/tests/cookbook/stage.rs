@@ -179,6 +179,8 @@ impl Stage {
             let listen = addresses.split(',').map(|address| format!("ListenAddress {address}:22"));
             let mut options: Vec<String> = listen.collect();
             options.extend([format!("GatewayPorts {ports}"), keys.clone()]);
+            // sshnet-host is installed there, too.
+            options.push(format!("SetEnv PATH={KEPT}/bin:/usr/local/bin:/usr/bin:/bin"));
             let sshd = Sshd::start(&options.iter().map(String::as_str).collect::<Vec<_>>());
             let key = fs::read_to_string(sshd.dir().join("host.pub")).expect("it has a key");
             known += &format!("{names},{addresses} {key}");

@@ -14,8 +14,9 @@ on_each_pipe!(
     dial_is_stdin_and_stdout_with_a_half_close,
     dial_ends_with_the_far_side_though_stdin_is_open,
     dial_takes_every_spelling_of_an_address,
+    listen_runs_a_command_for_each_call;
+    but psusan:
     a_dial_that_is_refused_says_why_and_exits_with_1,
-    listen_runs_a_command_for_each_call,
 );
 
 /// The service answers only when it has seen the end of stdin, and stdout must

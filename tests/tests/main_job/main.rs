@@ -1,28 +1,33 @@
 //! The main job, end to end: `sshnet-host` against real programs.
 //!
 //! Each scenario is a function of the kind of pipe, and runs once through a real
-//! ssh to a real sshd and once on the loopback pipe; where dialects of 9P differ
-//! it runs in all three.
+//! ssh to a real sshd, over a bare connection once to `sshnet-host peer` and once to
+//! a real psusan, and once on the loopback pipe; where dialects of 9P differ it runs
+//! in all three.
 
-/// Makes a test for each kind of pipe of each scenario.
+/// Makes a test for each kind of pipe of each scenario; behind `but psusan` are
+/// those for which psusan cannot do or does not say enough.
 macro_rules! on_each_pipe {
-    ($($scenario:ident),* $(,)?) => {
-        mod openssh {
-            $(#[test]
-            fn $scenario() {
-                super::$scenario(sshnet_tests::world::Kind::Openssh);
-            })*
-        }
+    ($($scenario:ident),* $(,)? $(; but psusan: $($other:ident),* $(,)?)?) => {
+        on_pipe!(openssh, Openssh: $($scenario,)* $($($other,)*)?);
+        on_pipe!(bare_peer, BarePeer: $($scenario,)* $($($other,)*)?);
+        on_pipe!(bare_psusan, BarePsusan: $($scenario,)*);
+        on_pipe!(loopback, Loopback: $($scenario,)* $($($other,)*)?);
+    };
+}
 
-        mod loopback {
+macro_rules! on_pipe {
+    ($module:ident, $kind:ident: $($scenario:ident,)*) => {
+        mod $module {
             $(#[test]
             fn $scenario() {
-                super::$scenario(sshnet_tests::world::Kind::Loopback);
+                super::$scenario(sshnet_tests::world::Kind::$kind);
             })*
         }
     };
 }
 
+mod bare;
 mod bulk;
 mod calls;
 mod commands;

@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::permit::Permit;
 use super::{Shared, Socket, words};
 
 /// Addresses and paths listened at, at a time.
@@ -36,7 +37,8 @@ pub(super) struct Request {
 enum What {
     Listen(Place),
     Cancel(Place),
-    Unknown,
+    /// What nobody knows, or is not permitted.
+    Refused,
 }
 
 /// Where calls are taken, in the peer's words.
@@ -47,8 +49,12 @@ enum Place {
 }
 
 impl Request {
-    pub(super) fn new(want_reply: bool, request: &Global<'_>) -> Self {
+    /// What it asks, or nothing where that is not permitted.
+    pub(super) fn new(want_reply: bool, request: &Global<'_>, permit: &Permit) -> Self {
         let what = match *request {
+            Global::TcpipForward { .. } | Global::StreamlocalForward { .. } if !permit.listen => {
+                What::Refused
+            }
             Global::TcpipForward { address, port } => {
                 What::Listen(Place::Tcp(address.to_vec(), port))
             }
@@ -57,7 +63,7 @@ impl Request {
             }
             Global::StreamlocalForward { path } => What::Listen(Place::Unix(path.to_vec())),
             Global::CancelStreamlocalForward { path } => What::Cancel(Place::Unix(path.to_vec())),
-            Global::Other { .. } => What::Unknown,
+            Global::Other { .. } => What::Refused,
         };
         Self { want_reply, what }
     }
@@ -99,7 +105,7 @@ pub(super) async fn serve(shared: Arc<Shared>, mut requests: mpsc::Receiver<Requ
                 }
                 None => None,
             },
-            What::Listen(_) | What::Unknown => None,
+            What::Listen(_) | What::Refused => None,
         };
         if want_reply {
             shared.output.control(match &answer {

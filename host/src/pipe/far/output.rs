@@ -33,6 +33,16 @@ struct Queue {
     flooded: bool,
 }
 
+impl Queue {
+    fn take(&mut self) -> Option<Vec<u8>> {
+        let (message, room) = self.messages.pop_front()?;
+        if room.is_none() {
+            self.control -= message.len() + OVERHEAD;
+        }
+        Some(message)
+    }
+}
+
 impl Output {
     pub(super) fn new() -> Self {
         Self {
@@ -77,15 +87,17 @@ impl Output {
                 if queue.flooded {
                     return Err(FarError::Flood);
                 }
-                if let Some((message, room)) = queue.messages.pop_front() {
-                    if room.is_none() {
-                        queue.control -= message.len() + OVERHEAD;
-                    }
+                if let Some(message) = queue.take() {
                     return Ok(message);
                 }
             }
             self.filled.notified().await;
         }
+    }
+
+    /// The next message, if there is one already.
+    pub(super) fn try_next(&self) -> Option<Vec<u8>> {
+        self.lock().take()
     }
 
     /// Bytes that wait.
