@@ -6,7 +6,7 @@ use crate::rig::Subject;
 /// Which bars there are, as far as what they need was measured.
 pub(crate) fn all(measurements: &[Measurement]) -> Vec<Bar> {
     let mut bars = Bars { measurements, bars: Vec::new() };
-    use Subject::{Bare, Dial, Forward, Fuse, NineP, Stdio};
+    use Subject::{Bare, Dial, Forward, Fuse, NineP, Spread, Stdio};
     for cipher in ["chacha20", "aes128-gcm"] {
         for way in ["down", "up"] {
             let name = format!("{way}/{cipher}");
@@ -17,6 +17,7 @@ pub(crate) fn all(measurements: &[Measurement]) -> Vec<Bar> {
             bars.least(&name, Fuse, Forward, Some(0.5));
         }
     }
+    bars.least("down-2/chacha20", Spread, Forward, Some(1.0));
     bars.least("down/rtt100", NineP, Forward, Some(5.0));
     bars.least("down/rtt100", Dial, Forward, Some(5.0));
     bars.most("dial/p50", NineP, Forward, 1.3);

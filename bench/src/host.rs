@@ -39,9 +39,13 @@ pub(crate) fn program() -> Result<PathBuf> {
 }
 
 impl Host {
-    /// Starts it with these words and waits until it serves. With `mounted`, its
-    /// tree is at [`Host::mount`], too.
-    pub(crate) fn start<'a>(words: impl Iterator<Item = &'a str>, mounted: bool) -> Result<Self> {
+    /// Starts it with these words and waits until it serves, by so many ssh
+    /// connections. With `mounted`, its tree is at [`Host::mount`], too.
+    pub(crate) fn start<'a>(
+        words: impl Iterator<Item = &'a str>,
+        mounted: bool,
+        connections: usize,
+    ) -> Result<Self> {
         let dir = sshnet_tests::world::private_directory();
         let mut command = command(dir.path())?;
         command.args(["-s", "s"]);
@@ -49,6 +53,11 @@ impl Host {
             let mount = dir.path().join("net");
             fs::create_dir(&mount)?;
             command.arg("-m").arg(mount);
+        }
+        let mut up = "serving ";
+        if connections > 1 {
+            command.args(["--connections", &connections.to_string()]);
+            up = "ssh connections are up";
         }
         command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let started = Instant::now();
@@ -64,7 +73,7 @@ impl Host {
         let mut words = String::new();
         loop {
             match said.recv_timeout(UP) {
-                Ok((at, line)) if line.contains("serving ") => {
+                Ok((at, line)) if line.contains(up) => {
                     return Ok(Self { process, dir, start: at - started });
                 }
                 Ok((_, line)) => words = words + &line + "\n",

@@ -125,9 +125,10 @@ impl Task {
             Self::Bulk { round_trip: 1.., .. } | Self::Ping { round_trip: 1.. } => {
                 SHARED.contains(subject)
             }
+            Self::Bulk { streams: 2, .. } => *subject != Subject::Stdio,
             // Each stream would be a connection of its own.
-            Self::Bulk { streams: 2.., .. } => *subject != Subject::Stdio,
-            _ => true,
+            Self::Bulk { streams: 3.., .. } => !matches!(subject, Subject::Stdio | Subject::Spread),
+            _ => *subject != Subject::Spread,
         };
         Subject::ALL.into_iter().filter(all).collect()
     }
@@ -391,8 +392,8 @@ impl Bench {
         let way = self.way(0, self.sshd.port);
         let before = self.sshd.sessions();
         let host = match ssh {
-            true => Host::start(way.words(), false)?,
-            false => Host::start(["--pipe", "loopback"].into_iter(), false)?,
+            true => Host::start(way.words(), false, 1)?,
+            false => Host::start(["--pipe", "loopback"].into_iter(), false, 1)?,
         };
         let mut who = vec![(if ssh { "sshnet-host" } else { "with its far half" }, host.pid())];
         if ssh {
@@ -465,7 +466,7 @@ impl Bench {
             Core::embedded()?;
             compile.push(started.elapsed().as_secs_f64() * 1e3);
             ssh.push(Mux::start(&way)?.up.as_secs_f64() * 1e3);
-            ours.push(Host::start(way.words(), false)?.start.as_secs_f64() * 1e3);
+            ours.push(Host::start(way.words(), false, 1)?.start.as_secs_f64() * 1e3);
         }
         let series = vec![
             Series::new("ssh -M", ssh),

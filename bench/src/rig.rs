@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -36,12 +36,14 @@ pub(crate) enum Subject {
     Fuse,
     /// A 9P client of `sshnet-host`.
     NineP,
+    /// The same, of one with two ssh connections.
+    Spread,
 }
 
 impl Subject {
     /// All of them, in the order of their turns.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Forward, Self::Stdio, Self::Bare, Self::Dial, Self::Fuse, Self::NineP];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Forward, Self::Stdio, Self::Bare, Self::Dial, Self::Fuse, Self::NineP, Self::Spread];
 
     /// As tables and files name it.
     pub(crate) fn name(self) -> &'static str {
@@ -52,6 +54,7 @@ impl Subject {
             Self::Dial => "sshnet dial",
             Self::Fuse => "sshnet FUSE",
             Self::NineP => "sshnet 9P",
+            Self::Spread => "sshnet 9P, 2 ssh",
         }
     }
 
@@ -73,6 +76,8 @@ pub(crate) struct Rig {
     forward: Option<Forward>,
     mux: Option<Arc<Mutex<Mux>>>,
     host: Option<Host>,
+    /// The one with two ssh connections.
+    spread: Option<Host>,
 }
 
 /// Bulk streams that run until they are told to stop.
@@ -153,16 +158,21 @@ fn fill(mut to: impl Write) {
     while to.write_all(&bytes).is_ok() {}
 }
 
+/// Before each dial the end of the last one is let go by: sshd's words on that hold
+/// up those that it says next, for 40 ms, until they are acknowledged (RFC 896).
+const PAUSE: Duration = Duration::from_millis(3);
+
 /// Sends bytes and waits until as many have come back.
 pub(crate) type Pinger = Box<dyn FnMut(&[u8]) -> Result<()>>;
 
 impl Rig {
-    /// Connects these subjects.
+    /// Connects these subjects; without `all`, those alone that are measured on a
+    /// path with delay.
     pub(crate) fn start(
         way: Way,
         services: Arc<Vec<Service>>,
         subjects: &[Subject],
-        fuse: bool,
+        all: bool,
     ) -> Result<Self> {
         let has = |subject| subjects.contains(&subject);
         let forward = match has(Subject::Forward) {
@@ -174,10 +184,14 @@ impl Rig {
             false => None,
         };
         let host = match subjects.iter().any(|subject| subject.is_sshnet()) {
-            true => Some(Host::start(way.words(), fuse && has(Subject::Fuse))?),
+            true => Some(Host::start(way.words(), all && has(Subject::Fuse), 1)?),
             false => None,
         };
-        Ok(Self { services, way, forward, mux, host })
+        let spread = match all && has(Subject::Spread) {
+            true => Some(Host::start(way.words(), false, 2)?),
+            false => None,
+        };
+        Ok(Self { services, way, forward, mux, host, spread })
     }
 
     /// The service that does this.
@@ -224,7 +238,11 @@ impl Rig {
                 Subject::Stdio => flow.child(work, &mut self.way.stdio(port))?,
                 Subject::Dial => flow.child(work, &mut self.host()?.dial(port)?)?,
                 Subject::Fuse => self.dd(&mut flow, work, port)?,
-                Subject::NineP => self.raw(&mut flow, work, port)?,
+                Subject::NineP => raw(self.host()?, &mut flow, work, port)?,
+                Subject::Spread => {
+                    let host = self.spread.as_ref().context("it was not started")?;
+                    raw(host, &mut flow, work, port)?;
+                }
                 Subject::Bare => {}
             }
         }
@@ -270,25 +288,6 @@ impl Rig {
         Ok(())
     }
 
-    fn raw(&self, flow: &mut Flow, work: Work, port: u16) -> Result<()> {
-        let mut nine = self.nine()?;
-        let conversation = self.dial(&mut nine, port)?;
-        flow.unix.push(nine.socket()?);
-        if work == Work::Duplex {
-            // A connection for each direction: one that reads does not write.
-            let mut writer = self.nine()?;
-            flow.unix.push(writer.socket()?);
-            let data = writer.join(&conversation)?;
-            flow.threads.push(thread::spawn(move || drop(writer.upload(data))));
-        }
-        let data = conversation.data;
-        flow.threads.push(thread::spawn(move || {
-            // It ends when the socket is shut down.
-            let _ = if work == Work::Sink { nine.upload(data) } else { nine.download(data) };
-        }));
-        Ok(())
-    }
-
     /// A conversation with the echo service.
     pub(crate) fn pinger(&self, subject: Subject) -> Result<Pinger> {
         let port = self.service(Work::Echo)?.port;
@@ -326,6 +325,7 @@ impl Rig {
                     ping(bytes)
                 })
             }
+            Subject::Spread => bail!("a stream is on one ssh connection"),
             Subject::NineP => {
                 let mut nine = self.nine()?;
                 let conversation = self.dial(&mut nine, port)?;
@@ -346,6 +346,7 @@ impl Rig {
         };
         let mut times = Vec::with_capacity(count);
         for _ in 0..count {
+            thread::sleep(PAUSE);
             let mut first = [0];
             let started = Instant::now();
             let mut spent = || times.push(started.elapsed().as_secs_f64());
@@ -385,6 +386,7 @@ impl Rig {
                     spent();
                     drop(ctl);
                 }
+                Subject::Spread => bail!("a conversation is on one ssh connection"),
                 Subject::NineP => {
                     let nine = nine.as_mut().context("connected above")?;
                     let conversation = self.dial(nine, port)?;
@@ -401,6 +403,26 @@ impl Rig {
     pub(crate) fn check(&mut self) -> Result<()> {
         self.host.as_mut().map_or(Ok(()), Host::check)
     }
+}
+
+/// A bulk stream by 9P.
+fn raw(host: &Host, flow: &mut Flow, work: Work, port: u16) -> Result<()> {
+    let mut nine = Nine::connect(&host.socket())?;
+    let conversation = nine.dial(port, 1)?.pop().context("one was asked for")?;
+    flow.unix.push(nine.socket()?);
+    if work == Work::Duplex {
+        // A connection for each direction: one that reads does not write.
+        let mut writer = Nine::connect(&host.socket())?;
+        flow.unix.push(writer.socket()?);
+        let data = writer.join(&conversation)?;
+        flow.threads.push(thread::spawn(move || drop(writer.upload(data))));
+    }
+    let data = conversation.data;
+    flow.threads.push(thread::spawn(move || {
+        // It ends when the socket is shut down.
+        let _ = if work == Work::Sink { nine.upload(data) } else { nine.download(data) };
+    }));
+    Ok(())
 }
 
 fn ends<R, W>(mut from: R, mut to: W) -> Pinger

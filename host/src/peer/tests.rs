@@ -19,12 +19,11 @@ async fn up(permit: Permit) -> (Engine, Ended<PipeError>, Ended<PeerError>) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("peer");
     let listener = UnixListener::bind(&path).unwrap();
-    let pipe = bare::start(bare::Peer::Socket(path));
-    let serve = async {
+    let peer = tokio::spawn(async move {
         let (reader, writer) = listener.accept().await.unwrap().0.into_split();
-        tokio::spawn(serve(reader, writer, permit))
-    };
-    let (pipe, peer) = tokio::join!(pipe, serve);
+        serve(reader, writer, permit).await
+    });
+    let pipe = bare::start(bare::Peer::Socket(path)).await;
     let pipe = pipe.unwrap_or_else(|error| panic!("{error}"));
     let (engine, link) = Engine::new();
     (engine, tokio::spawn(pipe.run(link)), peer)

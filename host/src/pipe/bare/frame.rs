@@ -139,7 +139,7 @@ impl Input {
 
     /// Where the next message is, if it is whole: to be looked at by
     /// [`Input::message`] before more is put in.
-    pub fn next(&mut self) -> Result<Option<Range<usize>>, FrameError> {
+    pub fn next_message(&mut self) -> Result<Option<Range<usize>>, FrameError> {
         let Some(field) = self.waiting().first_chunk() else { return Ok(None) };
         let length = u32::from_be_bytes(*field);
         if length == 0 || length as usize > LONGEST {
@@ -206,7 +206,7 @@ mod tests {
                             }
                         }
                     }
-                    while greeted && let Some(at) = input.next()? {
+                    while greeted && let Some(at) = input.next_message()? {
                         messages.push(input.message(at).to_vec());
                     }
                 }

@@ -103,15 +103,12 @@ where
         writer.flush().await
     };
     // Of one that reads nothing the words are of use still.
-    let (heard, said) = match timeout(patience, async { tokio::join!(hear, say) }).await {
-        Ok(both) => both,
-        Err(_) => {
-            let last = match last.as_str() {
-                "" => String::new(),
-                last => format!(" (but '{last}')"),
-            };
-            return Err(BareError::Silent(patience.as_secs(), last));
-        }
+    let Ok((heard, said)) = timeout(patience, async { tokio::join!(hear, say) }).await else {
+        let last = match last.as_str() {
+            "" => String::new(),
+            last => format!(" (but '{last}')"),
+        };
+        return Err(BareError::Silent(patience.as_secs(), last));
     };
     let name = heard?;
     said?;
@@ -127,7 +124,7 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
     /// connection between two messages.
     pub async fn next(&mut self) -> Result<Option<&[u8]>, BareError> {
         let at = loop {
-            let Some(at) = self.input.next()? else {
+            let Some(at) = self.input.next_message()? else {
                 match self.reader.read(self.input.space()).await? {
                     0 if self.input.is_empty() => return Ok(None),
                     0 => return Err(BareError::Closed),
