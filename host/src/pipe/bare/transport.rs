@@ -27,7 +27,7 @@ pub enum Purpose {
     Words(String, bool),
     /// The other side ends the connection.
     Disconnect(Disconnect),
-    /// Nobody knows it: it is to be answered with [`unimplemented`].
+    /// Nobody knows it: it is to be answered with [`unimplemented()`].
     Unknown,
 }
 
