@@ -144,8 +144,15 @@ fn a_flushed_write_says_how_much_of_it_is_on_its_way(kind: Kind) {
         (from..from + IO as usize).map(|at| (at / 3 + at / 1009) as u8).collect()
     }
     let world = World::new(kind);
+    // Where sshd gives window it ends anywhere; where we do, at whole writes.
+    let ours = matches!(kind, Kind::Loopback | Kind::BarePeer);
     let mut in_part = 0;
-    for dialect in Dialect::ALL {
+    // On a machine that is busy the flushes may all come too early.
+    let rounds = if ours { 1 } else { 4 };
+    for dialect in std::iter::repeat_n(Dialect::ALL, rounds).flatten() {
+        if in_part > 0 && dialect == Dialect::Plan9 {
+            break;
+        }
         let (go, wait) = channel::<()>();
         let (say, heard) = channel();
         let wait = Mutex::new(wait);
@@ -184,8 +191,6 @@ fn a_flushed_write_says_how_much_of_it_is_on_its_way(kind: Kind) {
         let wanted = (0..sent).step_by(IO as usize).flat_map(bytes).take(sent);
         assert!(wanted.eq(all), "{dialect:?}: the bytes are not those that were answered");
     }
-    // Where sshd gives window it ends anywhere; where we do, at whole writes.
-    let ours = matches!(kind, Kind::Loopback | Kind::BarePeer);
     assert!(in_part > 0 || ours, "no write was taken in part");
 }
 
