@@ -216,10 +216,6 @@ impl Rig {
         Nine::connect(&self.host()?.socket())
     }
 
-    fn dial(&self, nine: &mut Nine, port: u16) -> Result<Conversation> {
-        nine.dial(port, 1)?.pop().context("one was asked for")
-    }
-
     /// Starts so many bulk streams with a service.
     pub(crate) fn flow(&self, subject: Subject, work: Work, streams: usize) -> Result<Flow> {
         let port = self.service(work)?.port;
@@ -328,7 +324,7 @@ impl Rig {
             Subject::Spread => bail!("a stream is on one ssh connection"),
             Subject::NineP => {
                 let mut nine = self.nine()?;
-                let conversation = self.dial(&mut nine, port)?;
+                let conversation = dial(&mut nine, port)?;
                 Box::new(move |bytes| nine.exchange(conversation.data, bytes, bytes.len()))
             }
         })
@@ -389,7 +385,7 @@ impl Rig {
                 Subject::Spread => bail!("a conversation is on one ssh connection"),
                 Subject::NineP => {
                     let nine = nine.as_mut().context("connected above")?;
-                    let conversation = self.dial(nine, port)?;
+                    let conversation = dial(nine, port)?;
                     nine.exchange(conversation.data, word, first.len())?;
                     spent();
                     nine.hang_up(&[conversation])?;
@@ -405,10 +401,14 @@ impl Rig {
     }
 }
 
+fn dial(nine: &mut Nine, port: u16) -> Result<Conversation> {
+    nine.dial(port, 1)?.pop().context("one was asked for")
+}
+
 /// A bulk stream by 9P.
 fn raw(host: &Host, flow: &mut Flow, work: Work, port: u16) -> Result<()> {
     let mut nine = Nine::connect(&host.socket())?;
-    let conversation = nine.dial(port, 1)?.pop().context("one was asked for")?;
+    let conversation = dial(&mut nine, port)?;
     flow.unix.push(nine.socket()?);
     if work == Work::Duplex {
         // A connection for each direction: one that reads does not write.
