@@ -1,4 +1,5 @@
-//! Builds the engine as a component, for `engine.rs` to embed.
+//! Builds the engine as a component, and compiles that for the machine that the
+//! program is for, so that `engine.rs` can embed it.
 //!
 //! Cargo has no stable way to depend on another target's artifact, so this runs
 //! cargo once more, with directories of its own (the outer cargo holds the lock
@@ -7,6 +8,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
+
+#[path = "src/compiler.rs"]
+mod compiler;
 
 const TARGET: &str = "wasm32-wasip2";
 
@@ -28,6 +32,20 @@ fn main() {
         }
     }
     println!("cargo::rustc-env=SSHNET_CORE_COMPONENT={}", component.display());
+    let compiled = out.join("sshnet_core.cwasm");
+    if let Err(error) = compile(&component, &compiled) {
+        println!("cargo::error=the component does not compile: {error:#}");
+        std::process::exit(1);
+    }
+    println!("cargo::rustc-env=SSHNET_CORE_COMPILED={}", compiled.display());
+}
+
+/// Compiles the component for what every processor of the program's target can do.
+fn compile(component: &Path, compiled: &Path) -> wasmtime::Result<()> {
+    let target = env::var("TARGET").expect("cargo sets it");
+    let engine = wasmtime::Engine::new(compiler::config().target(&target)?)?;
+    fs::write(compiled, engine.precompile_component(&fs::read(component)?)?)?;
+    Ok(())
 }
 
 /// Builds core/ in release mode for the component's target, in this directory.

@@ -10,7 +10,9 @@
 use std::path::Path;
 
 use wasmtime::component::{Component, Linker, ResourceAny};
-use wasmtime::{Config as WasmConfig, Engine as Wasmtime, Store, StoreLimits, StoreLimitsBuilder};
+use wasmtime::{Engine as Wasmtime, Store, StoreLimits, StoreLimitsBuilder};
+
+use crate::{compiler, sys};
 
 #[allow(missing_docs, reason = "generated; the WIT package has the documentation")]
 mod bindings {
@@ -103,9 +105,11 @@ pub struct Core {
 }
 
 impl Core {
-    /// Compiles the component that this program was built with.
+    /// The component that this program was built with, which was compiled then.
     pub fn embedded() -> Result<Self, EngineError> {
-        Self::from_bytes(EMBEDDED)
+        let wasmtime = Wasmtime::new(&compiler::config()).map_err(unfit)?;
+        let component = sys::compiled_component(&wasmtime).map_err(unfit)?;
+        Ok(Self { wasmtime, component })
     }
 
     /// Compiles the component in a file.
@@ -117,9 +121,7 @@ impl Core {
 
     /// Compiles a component.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, EngineError> {
-        let mut config = WasmConfig::new();
-        config.consume_fuel(true);
-        let wasmtime = Wasmtime::new(&config).map_err(unfit)?;
+        let wasmtime = Wasmtime::new(&compiler::config()).map_err(unfit)?;
         let component = Component::new(&wasmtime, bytes).map_err(unfit)?;
         Ok(Self { wasmtime, component })
     }

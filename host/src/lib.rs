@@ -12,6 +12,7 @@
 mod accept;
 pub mod args;
 pub mod commands;
+mod compiler;
 pub mod driver;
 pub mod engine;
 pub mod fuse;

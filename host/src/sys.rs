@@ -9,11 +9,21 @@ use std::process::{Child, Command};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use wasmtime::component::Component;
 
 /// What opens our standard input anew, where it is a pipe.
 pub const STDIN: &str = "/proc/self/fd/0";
 /// The same of standard output.
 pub const STDOUT: &str = "/proc/self/fd/1";
+
+/// The component that this program was built with, as machine code.
+#[allow(unsafe_code)]
+pub fn compiled_component(wasmtime: &wasmtime::Engine) -> wasmtime::Result<Component> {
+    let code = include_bytes!(env!("SSHNET_CORE_COMPILED"));
+    // SAFETY: these bytes are part of this program, as the build script had them from
+    // the wasmtime that is part of it, too.
+    unsafe { Component::deserialize(wasmtime, code) }
+}
 
 /// Lets the allocator keep what is freed for what is allocated next.
 ///
