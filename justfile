@@ -20,7 +20,7 @@ check:
     scripts/setup check
     cargo fmt --all --check
     cargo clippy --workspace --all-targets --locked -- -D warnings
-    cargo clippy --package sshnet-core --target wasm32-wasip2 --locked -- -D warnings
+    cargo clippy --package sshnet-core --package sshnet-hostile --target wasm32-wasip2 --locked -- -D warnings
     cargo check --manifest-path core/fuzz/Cargo.toml --target-dir target/fuzz --locked
     RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --locked
 

@@ -7,6 +7,7 @@
 
 pub mod address;
 mod bare;
+mod engine;
 mod peer;
 mod shell;
 pub mod ssh;
@@ -21,6 +22,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use self::address::{Announced, Local, Target};
+pub use self::engine::Core;
 use self::ssh::Far;
 use crate::pipe::openssh::CONNECTIONS;
 use crate::pipe::{bare::Peer, far::permit::Permit};
@@ -183,10 +185,8 @@ struct Serving {
     #[arg(short = 'D')]
     debug: bool,
 
-    /// Use the engine in this file, a WebAssembly component of the world
-    /// sshnet:core/core, in place of the one built in.
-    #[arg(long, value_name = "FILE")]
-    core: Option<PathBuf>,
+    #[command(flatten)]
+    core: Core,
 
     /// Close file descriptor N once the service is up, for scripts.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
@@ -439,8 +439,8 @@ pub struct Serve {
     pub prefix: Option<String>,
     /// Whether to log every 9P message.
     pub debug: bool,
-    /// The component to use; `None`: the one built in.
-    pub core: Option<PathBuf>,
+    /// The component to use, and what it may have.
+    pub core: Core,
     /// What to close when the service is up.
     pub ready_fd: Option<i32>,
     /// What leads to the far side.
@@ -708,7 +708,7 @@ impl Serving {
         self.mount.is_none()
             && self.prefix.is_none()
             && !self.debug
-            && self.core.is_none()
+            && self.core == Core::default()
             && self.ready_fd.is_none()
             && !self.caller_address
             && self.connections == 1
@@ -764,7 +764,9 @@ fn kind(word: &OsStr) -> Word {
     match word.as_bytes() {
         b"--" => Word::End,
         b"-s" | b"-m" | b"--prefix" | b"--core" | b"--ready-fd" | b"--pipe" | b"--listen"
-        | b"--exec" | b"--connect" | b"--connections" => Word::WithValue,
+        | b"--exec" | b"--connect" | b"--connections" | b"--core-memory" | b"--core-fuel" => {
+            Word::WithValue
+        }
         b"-D" | b"-h" => Word::Flag,
         // Of long options ssh has none: clap says what is wrong with this one.
         [b'-', b'-', ..] | [b'-', b's' | b'm', ..] => Word::Flag,

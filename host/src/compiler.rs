@@ -8,7 +8,7 @@
 use wasmtime::Config;
 
 /// What wasmtime is to make of a component.
-pub fn config() -> Config {
+pub(crate) fn config() -> Config {
     let mut config = Config::new();
     config.consume_fuel(true);
     config

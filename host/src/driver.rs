@@ -10,8 +10,12 @@
 //! A request's [`Done`] is called exactly once, with the driver's lock held,
 //! perhaps before the call that made the request returns. So it must not wait,
 //! and must not call the driver; and no lock that a `Done` takes may be held
-//! while the driver is called. Requests complete whatever the component does: one that traps
-//! ends them all with an error, one that forgets a flushed request is made up for.
+//! while the driver is called.
+//!
+//! Requests complete whatever the component does. One that traps, or does what its
+//! contract does not let it do, is not asked again: all that waits ends with an
+//! error, and so does the session. What it says is passed on to logs and users as
+//! text that can be shown, and no faster than somebody can read it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,10 +24,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, watch};
 
 use crate::engine::{
-    ClientId, ClientInfo, Effect, Effects, Engine, EngineError, Error, ErrorCode, Limits, Protocol,
-    Reply, Statistics, TextFile,
+    ClientId, ClientInfo, Completion, Effect, Effects, Engine, EngineError, Error, ErrorCode,
+    Limits, Protocol, Reply, Statistics, TextFile,
 };
+use crate::notice::{escaped, printable};
 use crate::pipe::{Link, Outbox, Upstream};
+use crate::warnings::Warnings;
 
 /// How a request ended.
 pub type Outcome = Result<Reply, Error>;
@@ -41,6 +47,19 @@ const TIME_STEP: u64 = 250;
 /// How far two clocks that were not set are apart at most: one is looked at after
 /// the other.
 const CLOCKS_AGREE: Duration = Duration::from_secs(2);
+/// How long the timer waits at least from one wake-up to the next, for the engine
+/// may ask for one at once each time.
+const TIMER_STEP: Duration = Duration::from_millis(1);
+/// Bytes of a message that the engine sends, at most: several times those of a
+/// lawful one.
+const MESSAGE_MAX: usize = 256 << 10;
+/// Bytes that may wait for the pipe whatever the engine's limits.
+const PIPE_MIN: u64 = 4 << 20;
+/// Bytes of the reason for which the engine gives up.
+const REASON_MAX: usize = 400;
+
+/// Warnings of the engine's; most are about what the far side does.
+static WARNINGS: Warnings = Warnings::new();
 
 /// A session's driver. Clones are the same driver.
 #[derive(Clone)]
@@ -58,16 +77,46 @@ struct Shared {
     failure: watch::Sender<Option<String>>,
 }
 
+/// A request that is outstanding.
+struct Pending {
+    expects: Expects,
+    done: Done,
+}
+
+/// What a request is completed with, if it is not with an error.
+#[derive(Clone, Copy)]
+enum Expects {
+    Client,
+    Done,
+    /// So many bytes at most.
+    Data(usize),
+    /// So many at most.
+    Count(usize),
+}
+
+impl Expects {
+    fn allows(self, reply: &Reply) -> bool {
+        match (self, reply) {
+            (Self::Client, Reply::Client(_)) | (Self::Done, Reply::Done) => true,
+            (Self::Data(most), Reply::Data(bytes)) => bytes.len() <= most,
+            (Self::Count(most), Reply::Count(count)) => *count as usize <= most,
+            _ => false,
+        }
+    }
+}
+
 struct State {
-    /// `None` once it has trapped.
+    /// `None` once it has trapped or broken its contract.
     engine: Option<Engine>,
-    pending: HashMap<RequestId, Done>,
+    pending: HashMap<RequestId, Pending>,
     last_request: RequestId,
     told: u64,
     /// When the session began, by the clock on the wall.
     began: SystemTime,
     wake_at: Option<u64>,
     pipe: Option<Arc<Outbox>>,
+    /// Bytes of messages that the pipe has not taken.
+    in_pipe: u64,
     /// Counts the pipes, so that a late word of an old one is not taken for the
     /// new one's.
     pipe_number: u64,
@@ -87,6 +136,7 @@ impl Driver {
                 began: SystemTime::now(),
                 wake_at: None,
                 pipe: None,
+                in_pipe: 0,
                 pipe_number: 0,
             }),
             made: Instant::now(),
@@ -107,8 +157,13 @@ impl Driver {
             self.event(&mut state, |engine| engine.pipe_down("another pipe took its place"));
         }
         state.pipe_number += 1;
+        state.in_pipe = 0;
         let end = PipeEnd { driver: self.clone(), number: state.pipe_number };
-        self.shared.failure.send_replace(None);
+        if state.engine.is_some() {
+            self.shared.failure.send_replace(None);
+        } else {
+            outbox.close();
+        }
         self.event(&mut state, Engine::pipe_up);
         drop(state);
         Link::new(Arc::new(end), outbox)
@@ -129,6 +184,10 @@ impl Driver {
     pub fn shutdown(&self, reason: &str) {
         let mut state = self.lock();
         self.event(&mut state, |engine| engine.shutdown(reason));
+        if let Some(request) = state.pending.keys().next().copied() {
+            let what = format!("it left request {request} open when it was shut down");
+            self.die(&mut state, &EngineError::Breach(what));
+        }
     }
 
     /// Lets the pipe end once it has sent what it was given.
@@ -150,27 +209,31 @@ impl Driver {
 
     /// Makes a client. Completes with [`Reply::Client`].
     pub fn clone_client(&self, protocol: Protocol, done: Done) -> RequestId {
-        self.request(done, |engine, request| engine.clone_client(request, protocol))
+        self.request(Expects::Client, done, |engine, request| {
+            engine.clone_client(request, protocol)
+        })
     }
 
     /// Carries out control messages. Completes with [`Reply::Done`].
     pub fn control(&self, client: ClientId, text: &[u8], done: Done) -> RequestId {
-        self.request(done, |engine, request| engine.control(request, client, text))
+        self.request(Expects::Done, done, |engine, request| engine.control(request, client, text))
     }
 
     /// Reads from a conversation. Completes with [`Reply::Data`].
     pub fn read(&self, client: ClientId, count: u32, done: Done) -> RequestId {
-        self.request(done, |engine, request| engine.read(request, client, count))
+        let expects = Expects::Data(count as usize);
+        self.request(expects, done, |engine, request| engine.read(request, client, count))
     }
 
     /// Writes to a conversation. Completes with [`Reply::Count`].
     pub fn write(&self, client: ClientId, bytes: &[u8], done: Done) -> RequestId {
-        self.request(done, |engine, request| engine.write(request, client, bytes))
+        let expects = Expects::Count(bytes.len());
+        self.request(expects, done, |engine, request| engine.write(request, client, bytes))
     }
 
     /// Takes a call. Completes with [`Reply::Client`].
     pub fn listen(&self, client: ClientId, done: Done) -> RequestId {
-        self.request(done, |engine, request| engine.listen(request, client))
+        self.request(Expects::Client, done, |engine, request| engine.listen(request, client))
     }
 
     /// Gives up on a request: when this returns it is completed.
@@ -180,9 +243,11 @@ impl Driver {
             return;
         }
         self.event(&mut state, |engine| engine.flush(request));
-        if let Some(done) = state.pending.remove(&request) {
-            tracing::error!("the core did not complete request {request} when it was flushed");
-            done(Err(Error { code: ErrorCode::Interrupted, message: "interrupted".into() }));
+        if let Some(pending) = state.pending.remove(&request) {
+            let interrupted = Error { code: ErrorCode::Interrupted, message: "interrupted".into() };
+            (pending.done)(Err(interrupted));
+            let what = format!("it did not complete request {request} when that was flushed");
+            self.die(&mut state, &EngineError::Breach(what));
         }
     }
 
@@ -204,12 +269,12 @@ impl Driver {
 
     /// What a client's `local`, `remote` or `status` reads.
     pub fn text(&self, client: ClientId, file: TextFile) -> Result<String, Error> {
-        self.question(|engine| engine.text(client, file)).and_then(|answer| answer)
+        self.question(|engine| engine.text(client, file)).and_then(|answer| answer).map(plain)
     }
 
     /// Answers a `cs` query.
     pub fn translate(&self, query: &str) -> Result<String, Error> {
-        self.question(|engine| engine.translate(query)).and_then(|answer| answer)
+        self.question(|engine| engine.translate(query)).and_then(|answer| answer).map(plain)
     }
 
     /// Every client, by number.
@@ -249,6 +314,7 @@ impl Driver {
 
     fn request(
         &self,
+        expects: Expects,
         done: Done,
         call: impl FnOnce(&mut Engine, RequestId) -> Effects,
     ) -> RequestId {
@@ -258,7 +324,7 @@ impl Driver {
         if state.engine.is_none() {
             done(Err(gone()));
         } else {
-            state.pending.insert(request, done);
+            state.pending.insert(request, Pending { expects, done });
             self.event(&mut state, |engine| call(engine, request));
         }
         request
@@ -299,46 +365,68 @@ impl Driver {
 
     fn perform(&self, state: &mut State, effects: Vec<Effect>) {
         for effect in effects {
-            match effect {
-                Effect::Send(message) => match &state.pipe {
-                    Some(pipe) => pipe.push(message),
-                    None => tracing::error!("the core sent a message without a pipe"),
-                },
-                Effect::Complete(completion) => match state.pending.remove(&completion.request) {
-                    Some(done) => done(completion.outcome),
-                    None => tracing::error!(
-                        "the core completed request {}, which is not outstanding",
-                        completion.request
-                    ),
-                },
+            let performed = match effect {
+                Effect::Send(message) => self.send(state, message),
+                Effect::Complete(completion) => complete(state, completion),
                 Effect::Wake(at) => {
                     state.wake_at = Some(at);
                     self.shared.wake.notify_one();
+                    Ok(())
                 }
-                Effect::Warn(what) => tracing::warn!("{what}"),
+                Effect::Warn(what) => {
+                    WARNINGS.warn(format_args!("{}", printable(what, REASON_MAX)));
+                    Ok(())
+                }
                 Effect::Fail(reason) => {
                     if let Some(pipe) = state.pipe.take() {
                         pipe.close();
                         state.pipe_number += 1;
                     }
-                    self.fail(reason);
+                    self.fail(printable(reason, REASON_MAX));
+                    Ok(())
                 }
+            };
+            if let Err(what) = performed {
+                return self.die(state, &EngineError::Breach(what));
             }
         }
     }
 
+    fn send(&self, state: &mut State, message: Vec<u8>) -> Result<(), String> {
+        let size = message.len();
+        if size == 0 || size > MESSAGE_MAX {
+            return Err(format!("it sent a message of {size} bytes"));
+        }
+        let Some(pipe) = &state.pipe else {
+            WARNINGS.warn(format_args!("the core sent a message without a pipe"));
+            return Ok(());
+        };
+        state.in_pipe += size as u64;
+        // It counts for itself, and may go past its limit by what is urgent: but not
+        // as far as that.
+        let limits = &self.shared.limits;
+        let most = 4 * (u64::from(limits.room) + u64::from(limits.control)) + PIPE_MIN;
+        if state.in_pipe > most {
+            return Err(format!("it sent {} bytes before the pipe took any", state.in_pipe));
+        }
+        pipe.push(message);
+        Ok(())
+    }
+
     /// The engine is gone: nothing waits for it any more.
     fn die(&self, state: &mut State, error: &EngineError) {
-        tracing::error!("{error}");
+        if let EngineError::Trap(trap) = error {
+            tracing::info!("{}", trap.trace());
+        }
         state.engine = None;
         state.wake_at = None;
         if let Some(pipe) = state.pipe.take() {
             pipe.close();
         }
-        for (_, done) in state.pending.drain() {
-            done(Err(gone()));
+        for (_, pending) in state.pending.drain() {
+            (pending.done)(Err(gone()));
         }
-        self.fail(error.to_string().lines().next().unwrap_or_default().to_owned());
+        self.fail(error.to_string());
     }
 
     fn fail(&self, reason: String) {
@@ -355,6 +443,26 @@ impl Driver {
     }
 }
 
+/// A text of the engine's as a file of it can hold it, which may be shown on a
+/// terminal. Ours writes control characters out itself.
+fn plain(text: String) -> String {
+    escaped(text, |c| c.is_control() && c != '\n')
+}
+
+/// Ends a request as the engine says.
+fn complete(state: &mut State, completion: Completion) -> Result<(), String> {
+    let Completion { request, outcome } = completion;
+    let Some(pending) = state.pending.remove(&request) else {
+        return Err(format!("it completed request {request}, which is not outstanding"));
+    };
+    if outcome.as_ref().is_ok_and(|reply| !pending.expects.allows(reply)) {
+        (pending.done)(Err(gone()));
+        return Err(format!("it completed request {request} with what was not asked for"));
+    }
+    (pending.done)(outcome);
+    Ok(())
+}
+
 fn gone() -> Error {
     Error { code: ErrorCode::Other, message: "the protocol engine has failed".into() }
 }
@@ -363,19 +471,24 @@ fn gone() -> Error {
 async fn timer(shared: std::sync::Weak<Shared>) {
     loop {
         let Some(driver) = shared.upgrade().map(|shared| Driver { shared }) else { return };
-        let wait = {
+        let (wait, due) = {
             let mut state = driver.lock();
             let now = driver.now();
-            if state.wake_at.is_some_and(|at| at <= now) {
+            let due = state.wake_at.is_some_and(|at| at <= now);
+            if due {
                 state.wake_at = None;
                 state.told = now;
                 driver.engine_call(&mut state, |engine| engine.advance(now));
             }
-            state.wake_at.map(|at| Duration::from_micros(at.saturating_sub(driver.now())))
+            let wait = state.wake_at.map(|at| at.saturating_sub(driver.now()));
+            (wait.map(Duration::from_micros), due)
         };
         // The driver may go while this waits.
         let wake = Arc::clone(&driver.shared.wake);
         drop(driver);
+        if due {
+            tokio::time::sleep(TIMER_STEP).await;
+        }
         match wait {
             None => wake.notified().await,
             Some(wait) => {
@@ -415,6 +528,10 @@ impl Upstream for PipeEnd {
     }
 
     fn took(&self, bytes: u64) {
-        self.event(|engine| engine.pipe_took(bytes));
+        let mut state = self.driver.lock();
+        if state.pipe_number == self.number {
+            state.in_pipe = state.in_pipe.saturating_sub(bytes);
+            self.driver.event(&mut state, |engine| engine.pipe_took(bytes));
+        }
     }
 }

@@ -6,12 +6,20 @@
 //! lawful event (one may touch every client), so that neither a hostile peer nor
 //! a broken component can spin or balloon. A trap ends the engine: the driver
 //! then ends everything that waits.
+//!
+//! - `fit` says what a component lacks that is not one of this world;
+//! - `sandbox` is what it may have, and what went wrong when it wanted more.
+
+mod fit;
+mod sandbox;
 
 use std::path::Path;
 
 use wasmtime::component::{Component, Linker, ResourceAny};
-use wasmtime::{Engine as Wasmtime, Store, StoreLimits, StoreLimitsBuilder};
+use wasmtime::{Engine as Wasmtime, Store};
 
+use self::sandbox::Bounds;
+pub use self::sandbox::{Sandbox, Trap};
 use crate::{compiler, sys};
 
 #[allow(missing_docs, reason = "generated; the WIT package has the documentation")]
@@ -31,52 +39,12 @@ pub use bindings::exports::sshnet::core::types::{
 /// The component that this program was built with.
 pub const EMBEDDED: &[u8] = include_bytes!(env!("SSHNET_CORE_COMPONENT"));
 
-/// Fuel that any call may burn, whatever it touches.
-const FUEL_BASE: u64 = 20_000_000;
 /// Fuel for each byte given to a call: it is copied in, through and out.
 const FUEL_PER_BYTE: u64 = 64;
-/// Fuel for each client that may exist: a pipe that goes down touches them all.
-const FUEL_PER_CLIENT: u64 = 50_000;
-/// Fuel for each request that may be outstanding: a conversation that ends
-/// completes all of its own.
-const FUEL_PER_REQUEST: u64 = 5_000;
-/// Memory of the component, as a multiple of what its limits let it hold.
-const MEMORY_FACTOR: u64 = 3;
-/// Memory beyond that: code, tables, and a few KiB for each client.
-const MEMORY_BASE: u64 = 32 << 20;
-/// Memory for each client that may exist.
-const MEMORY_PER_CLIENT: u64 = 8 << 10;
-
-/// What a session's sandbox allows.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Sandbox {
-    /// Bytes of linear memory.
-    pub memory: usize,
-    /// Fuel for a call that carries no bytes.
-    pub fuel: u64,
-}
-
-impl Sandbox {
-    /// A sandbox in which every lawful event of an engine with these limits fits.
-    pub fn for_limits(limits: &Limits) -> Self {
-        let clients = u64::from(limits.clients) + u64::from(limits.calls);
-        let requests = u64::from(limits.requests);
-        // The limits may be any numbers.
-        let held = limits
-            .windows
-            .saturating_add(limits.queued)
-            .saturating_add(limits.room.into())
-            .saturating_add(limits.control.into())
-            .saturating_add(requests * 128);
-        let memory = held
-            .saturating_mul(MEMORY_FACTOR)
-            .saturating_add(MEMORY_BASE + MEMORY_PER_CLIENT * clients);
-        Self {
-            memory: usize::try_from(memory).unwrap_or(usize::MAX).min(4 << 30),
-            fuel: FUEL_BASE + FUEL_PER_CLIENT * clients + FUEL_PER_REQUEST * requests,
-        }
-    }
-}
+/// What a component may have that is only asked for its limits.
+const ASKED: Sandbox = Sandbox { memory: 64 << 20, fuel: 20_000_000 };
+/// Bytes that an answer may hold: several times those of a lawful one.
+const ANSWER: usize = 64 << 20;
 
 /// Why there is no engine, or none any more.
 #[derive(Debug, thiserror::Error)]
@@ -92,9 +60,27 @@ pub enum EngineError {
     /// It is no component, or not one with the world `sshnet:core/core`.
     #[error("the core does not fit: {0}")]
     Unfit(String),
-    /// It trapped, or answered what is no answer.
+    /// It trapped, or wanted more than it may have.
     #[error("the core failed: {0}")]
-    Trap(String),
+    Trap(Trap),
+    /// It did what the contract, wit/engine.wit, does not let it do.
+    #[error("the core broke its contract: {0}")]
+    Breach(String),
+    /// Its limits ask for a larger sandbox than there is by default.
+    #[error(
+        "the core has limits that take {needed} {unit}, and it gets {most} at most;\n\
+         {option} {needed} lets it have them"
+    )]
+    Greedy {
+        /// What it would take.
+        needed: u64,
+        /// What there is without the option.
+        most: u64,
+        /// Of what.
+        unit: &'static str,
+        /// The option.
+        option: &'static str,
+    },
 }
 
 /// A component, compiled: sessions are made from it.
@@ -123,6 +109,8 @@ impl Core {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, EngineError> {
         let wasmtime = Wasmtime::new(&compiler::config()).map_err(unfit)?;
         let component = Component::new(&wasmtime, bytes).map_err(unfit)?;
+        let ours = sys::compiled_component(&wasmtime).map_err(unfit)?;
+        fit::check(&wasmtime, &component, &ours).map_err(EngineError::Unfit)?;
         Ok(Self { wasmtime, component })
     }
 
@@ -138,8 +126,7 @@ impl Core {
 
     /// The limits that the component thinks sound.
     pub fn default_limits(&self) -> Result<Limits, EngineError> {
-        let (mut store, bindings) =
-            self.instantiate(Sandbox { memory: 64 << 20, fuel: FUEL_BASE })?;
+        let (mut store, bindings) = self.instantiate(ASKED)?;
         bindings.sshnet_core_engine().call_default_limits(&mut store).map_err(trap)
     }
 
@@ -159,38 +146,30 @@ impl Core {
     fn instantiate(
         &self,
         sandbox: Sandbox,
-    ) -> Result<(Store<StoreLimits>, bindings::Core), EngineError> {
-        let limits = StoreLimitsBuilder::new()
-            .memory_size(sandbox.memory)
-            .memories(1)
-            .tables(4)
-            .instances(4)
-            .trap_on_grow_failure(true)
-            .build();
-        let mut store = Store::new(&self.wasmtime, limits);
-        store.limiter(|limits| limits);
+    ) -> Result<(Store<Bounds>, bindings::Core), EngineError> {
+        let mut store = Store::new(&self.wasmtime, Bounds::new(sandbox));
+        store.limiter(|bounds| bounds);
         store.set_fuel(sandbox.fuel).map_err(trap)?;
+        store.set_hostcall_fuel(ANSWER);
         let linker = Linker::new(&self.wasmtime);
+        // That it fits is known; what it does when it starts is not.
         let bindings =
-            bindings::Core::instantiate(&mut store, &self.component, &linker).map_err(unfit)?;
+            bindings::Core::instantiate(&mut store, &self.component, &linker).map_err(trap)?;
         Ok((store, bindings))
     }
 }
 
-/// wasmtime explains at length; the words go onto one line of an error.
 fn unfit(error: wasmtime::Error) -> EngineError {
-    let text = format!("{error:#}");
-    let words: Vec<&str> = text.split_whitespace().collect();
-    EngineError::Unfit(words.join(" "))
+    EngineError::Unfit(sandbox::words(&format!("{error:#}")))
 }
 
 fn trap(error: wasmtime::Error) -> EngineError {
-    EngineError::Trap(format!("{error:?}"))
+    EngineError::Trap(Trap::new(&error))
 }
 
 /// A session of the engine. See wit/engine.wit for what each method does.
 pub struct Engine {
-    store: Store<StoreLimits>,
+    store: Store<Bounds>,
     bindings: bindings::Core,
     session: ResourceAny,
     limits: Limits,

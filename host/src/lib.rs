@@ -27,3 +27,4 @@ pub mod services;
 pub mod signals;
 pub mod sys;
 pub mod tree;
+mod warnings;

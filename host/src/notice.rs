@@ -9,6 +9,30 @@ pub fn notice(what: impl Display) {
     let _ = writeln!(std::io::stderr(), "sshnet-host: {what}");
 }
 
+/// A text of somebody else's that can be shown: control characters are written out,
+/// and it has at most so many bytes.
+pub(crate) fn printable(text: String, most: usize) -> String {
+    let mut text = escaped(text, char::is_control);
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
+}
+
+/// The text with these characters written out.
+pub(crate) fn escaped(text: String, which: impl Fn(char) -> bool) -> String {
+    if !text.contains(&which) {
+        return text;
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if which(c) { out.extend(c.escape_debug()) } else { out.push(c) }
+    }
+    out
+}
+
 /// How a word is written in a command for a shell.
 pub(crate) fn quoted(word: impl AsRef<OsStr>) -> String {
     let word = word.as_ref().display().to_string();

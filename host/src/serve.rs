@@ -17,7 +17,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -67,11 +67,6 @@ pub enum ServeError {
     /// The component.
     #[error("{0}")]
     Engine(#[from] EngineError),
-    /// The component asks for something.
-    #[error(
-        "the core does not fit: it imports {0},\nand the world sshnet:core/core has no imports"
-    )]
-    Imports(String),
     /// The pipe could not be started, or has ended.
     #[error("{0}")]
     Pipe(#[from] PipeError),
@@ -121,7 +116,7 @@ pub async fn run(options: args::Serve, ready: Option<OwnedFd>) -> Result<(), Ser
     };
     let prefix = prefix(options.prefix, mountpoint.as_ref())?;
     // The component is compiled while ssh logs in.
-    let engine = tokio::task::spawn_blocking(move || engine(options.core.as_deref(), &prefix));
+    let engine = tokio::task::spawn_blocking(move || engine(&options.core, &prefix));
     let engine = async {
         engine.await.map_err(|e| ServeError::System("the compiler ended", io::Error::other(e)))?
     };
@@ -227,18 +222,14 @@ async fn mount_ended(mounted: &mut Option<Mounted>) -> MountError {
 }
 
 /// Makes the engine, from this component or the one built in.
-pub fn engine(core: Option<&Path>, prefix: &str) -> Result<Engine, ServeError> {
-    let core = match core {
+pub fn engine(options: &args::Core, prefix: &str) -> Result<Engine, ServeError> {
+    let core = match &options.file {
         Some(path) => Core::from_file(path)?,
         None => Core::embedded()?,
     };
-    let imports = core.imports();
-    if !imports.is_empty() {
-        return Err(ServeError::Imports(imports.join(", ")));
-    }
     let limits = core.default_limits()?;
     let limits = Limits { window_max: limits.window_max.min(WINDOW_MAX), ..limits };
-    let sandbox = Sandbox::for_limits(&limits);
+    let sandbox = Sandbox::given(&limits, options.memory, options.fuel)?;
     let services = names::services();
     Ok(core.session(&Config { prefix: prefix.to_owned(), services, limits }, sandbox)?)
 }

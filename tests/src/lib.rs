@@ -11,6 +11,7 @@
 //! | [`sshd`] | an sshd of a test's own |
 //! | [`ninep`] | a 9P client by raw frames, in three dialects |
 //! | [`refusing`] | a 9P service that refuses to write |
+//! | [`hostile`] | a component that misbehaves when it is told to |
 //! | [`fuzz`] | what the fuzz targets of core/fuzz check |
 //! | [`sim`] | the simulator: a world from a seed, and the oracle that judges it |
 //!
@@ -21,6 +22,7 @@
 
 pub mod bench;
 pub mod fuzz;
+pub mod hostile;
 pub mod ledger;
 pub mod link;
 pub mod ninep;

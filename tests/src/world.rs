@@ -135,13 +135,13 @@ impl World {
             Kind::Openssh => Self::with_sshd(Sshd::start(&[]), &[]),
             Kind::BarePeer => Self::bare(&format!("{} peer", program().display())),
             Kind::BarePsusan => Self::bare("psusan"),
-            Kind::Loopback => Self::start(None, &["--pipe", "loopback"]),
+            Kind::Loopback => Self::up(&["--pipe", "loopback"]),
         }
     }
 
     /// A service over a bare connection to this command.
     pub fn bare(command: &str) -> Self {
-        Self::start(None, &["--pipe", "bare", "--exec", command])
+        Self::up(&["--pipe", "bare", "--exec", command])
     }
 
     /// A service through this sshd, with more options of ours.
@@ -151,6 +151,11 @@ impl World {
         words.push(sshd.destination());
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         Self::start(Some(sshd), &words)
+    }
+
+    /// A service with these options, up, and no sshd.
+    pub fn up(words: &[&str]) -> Self {
+        Self::start(None, words)
     }
 
     fn start(sshd: Option<Sshd>, words: &[&str]) -> Self {

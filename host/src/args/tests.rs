@@ -69,7 +69,7 @@ fn our_options_are_read() {
     let serve = served("-D --prefix /n/far/ --core c.wasm --ready-fd 3 --caller-address host");
     assert!(serve.debug);
     assert_eq!(serve.prefix.as_deref(), Some("/n/far"));
-    assert_eq!(serve.core, Some(PathBuf::from("c.wasm")));
+    assert_eq!(serve.core.file, Some(PathBuf::from("c.wasm")));
     assert_eq!(serve.ready_fd, Some(3));
     assert!(matches!(serve.pipe, Pipe::Openssh { caller_address: true, .. }));
     for (line, wanted) in [("host", 1), ("--connections 3 host", 3), ("--connections=16 host", 16)]

@@ -19,6 +19,7 @@ use tokio::time::sleep;
 use self::show::{Shown, line, quoted, say, step};
 use super::conversation::Conversation;
 use super::{CommandError, Trying};
+use crate::args;
 use crate::driver::Driver;
 use crate::ninep::client::{Client, ClientError};
 use crate::pipe::loopback;
@@ -56,7 +57,7 @@ async fn show() -> Result<(), CommandError> {
     let failed = |error: &dyn std::fmt::Display| CommandError::Mismatch(error.to_string());
     let (service, socket) = services::bind(path.as_os_str())?;
     let listener = serve::listener(socket).map_err(|error| failed(&error))?;
-    let engine = serve::engine(None, NET).map_err(|error| failed(&error))?;
+    let engine = serve::engine(&args::Core::default(), NET).map_err(|error| failed(&error))?;
     let driver = Driver::new(engine);
     let pipe = tokio::spawn(loopback::run(driver.pipe_up()));
     let tree = Tree::new(driver.clone(), Owner::current());

@@ -11,6 +11,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::files::print;
 use super::{CommandError, Trying, connect};
 use crate::ninep::client::{Client, ClientError, Entry};
+use crate::notice::printable;
+
+/// Bytes in a cell of the table: an error has at most 120.
+const CELL: usize = 200;
 
 /// Prints a table, or with `json` an array of objects.
 pub async fn run(service: Option<OsString>, json: bool) -> Result<(), CommandError> {
@@ -117,6 +121,9 @@ fn as_table(rows: &[Row]) -> String {
             status.error.clone().unwrap_or_default(),
         ]);
     }
+    for cell in lines.iter_mut().flatten() {
+        *cell = printable(std::mem::take(cell), CELL);
+    }
     let mut widths = [0; 10];
     for line in &lines {
         for (width, cell) in widths.iter_mut().zip(line) {
@@ -195,6 +202,15 @@ fn quoted(text: &str) -> String {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_terminal_does_not_act_on_what_a_service_says() {
+        let mut row = row();
+        row.remote = "\u{1b}[2J\u{7}".to_owned();
+        let table = as_table(&[row]);
+        assert!(table.contains("\\u{1b}[2J\\u{7}"), "{table}");
+        assert!(!table.chars().any(|c| c.is_control() && c != '\n'), "{table:?}");
+    }
+
     fn row() -> Row {
         let status =
             "Finished qin 3 qout 4 rx 100 tx 2000000000000 window 5/6\nhost \"b\\\tis gone\n";
@@ -233,7 +249,7 @@ mod tests {
             text,
             "Dir      State     Age  Local  Remote     Rx             Tx  Qin  Qout  Last error\n\
              unix/12  Finished   2h  ::!0   /tmp/a b  100  2000000000000    3     4  \
-             host \"b\\\tis gone\n"
+             host \"b\\\\tis gone\n"
         );
         assert_eq!(as_table(&[]).lines().count(), 1);
     }

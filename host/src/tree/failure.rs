@@ -11,6 +11,7 @@ use std::borrow::Cow;
 use rustix::io::Errno;
 
 use crate::engine::{Error, ErrorCode};
+use crate::notice::printable;
 
 /// Bytes in a text: Linux drops a connection that sends it 128 or more.
 pub const TEXT_MAX: usize = 120;
@@ -83,24 +84,13 @@ impl From<Error> for Failure {
             ErrorCode::TimedOut => Errno::TIMEDOUT,
             ErrorCode::Other => Errno::IO,
         };
-        Self { text: Cow::Owned(printable(error.message)), errno }
+        // The engine keeps to both rules; another component may not.
+        let mut text = printable(error.message, TEXT_MAX);
+        if text.is_empty() {
+            text.push_str("i/o error");
+        }
+        Self { text: Cow::Owned(text), errno }
     }
-}
-
-/// The engine keeps to both rules; another component may not.
-fn printable(mut text: String) -> String {
-    if text.chars().any(char::is_control) {
-        text = text.escape_debug().to_string();
-    }
-    if text.is_empty() {
-        text.push_str("i/o error");
-    }
-    let mut end = text.len().min(TEXT_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.truncate(end);
-    text
 }
 
 #[cfg(test)]
