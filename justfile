@@ -22,6 +22,7 @@ check:
     cargo clippy --workspace --all-targets --locked -- -D warnings
     cargo clippy --package sshnet-core --package sshnet-hostile --target wasm32-wasip2 --locked -- -D warnings
     cargo check --manifest-path core/fuzz/Cargo.toml --target-dir target/fuzz --locked
+    cargo check --manifest-path host/fuzz/Cargo.toml --target-dir target/fuzz --locked
     RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --locked
 
 # Build the component alone: target/wasm32-wasip2/component/sshnet_core.wasm
@@ -51,10 +52,10 @@ refused DIALS="20000":
     scripts/setup test
     SSHNET_REFUSED_DIALS={{ DIALS }} cargo test --workspace --lib --locked -- --nocapture refused_dials_wear
 
-# Fuzz a target of core/fuzz (message or session) for so many seconds. Needs
-# cargo-fuzz and a nightly toolchain.
+# Fuzz a target of core/fuzz (message or session) or host/fuzz (ninep) for so many
+# seconds. Needs cargo-fuzz and a nightly toolchain.
 fuzz TARGET SECONDS="600":
-    cd core && cargo +nightly fuzz run {{ TARGET }} -- -max_total_time={{ SECONDS }} -max_len=1200
+    cd {{ if TARGET == "ninep" { "host" } else { "core" } }} && cargo +nightly fuzz run {{ TARGET }} -- -max_total_time={{ SECONDS }} -max_len=1200
 
 # Break the engine on purpose, and see that the tests notice. Needs cargo-mutants;
 # arguments go to it. Takes an hour.

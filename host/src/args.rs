@@ -5,6 +5,7 @@
 //! find the destination and to refuse what cannot work. A first word that is the
 //! name of a command is that command, unless `--` stands before it.
 
+mod access;
 pub mod address;
 mod bare;
 mod engine;
@@ -21,11 +22,13 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use self::access::Access;
 use self::address::{Announced, Local, Target};
 pub use self::engine::Core;
 use self::ssh::Far;
 use crate::pipe::openssh::CONNECTIONS;
 use crate::pipe::{bare::Peer, far::permit::Permit};
+use crate::users::Users;
 
 const USAGE: &str = "\
 sshnet-host [OPTIONS] [SSH OPTIONS] [USER@]HOST
@@ -212,26 +215,7 @@ struct Serving {
     bare: bare::Bare,
 
     #[command(flatten)]
-    tcp: Tcp,
-}
-
-/// How the tree is served besides on the Unix socket.
-#[derive(Args, Debug, Eq, PartialEq)]
-struct Tcp {
-    /// Serve 9P on a TCP port of this machine, too: tcp!127.0.0.1!PORT. Only you
-    /// and root may connect. Port 0 is one that is free.
-    #[arg(long, value_name = "ADDR", value_parser = address::here)]
-    listen: Option<SocketAddr>,
-
-    /// Let --listen have any address, and serve whoever connects to it: they
-    /// have the far network as you have it.
-    #[arg(long, requires = "listen")]
-    insecure_listen: bool,
-
-    /// Answer reads for 9P2000.L and .u as for 9P2000: for clients that go on
-    /// reading until they have all they want. Linux then waits for all of it.
-    #[arg(long)]
-    exact_reads: bool,
+    access: Access,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -447,6 +431,8 @@ pub struct Serve {
     pub pipe: Pipe,
     /// Where else to serve.
     pub listen: Option<Listen>,
+    /// Whom to serve.
+    pub users: Users,
     /// Whether a short read is no reason to end the next one.
     pub exact_reads: bool,
 }
@@ -654,18 +640,9 @@ fn serve(
         connections,
         pipe,
         bare,
-        tcp,
+        access,
     } = serving;
-    let Tcp { listen, insecure_listen: anybody, exact_reads } = tcp;
-    if let Some(address) = listen.filter(|address| !anybody && !address.ip().is_loopback()) {
-        return Err(UsageError::new(format_args!(
-            "--listen {}: it must be an address of this machine\n\
-             alone, such as 127.0.0.1: 9P asks for no password. --insecure-listen takes any\n\
-             address, and lets anybody in",
-            address.ip()
-        )));
-    }
-    let listen = listen.map(|address| Listen { address, anybody });
+    let exact_reads = access.exact_reads;
     if let Some(fd) = ready_fd.filter(|fd| *fd < 3) {
         return Err(UsageError::new(format_args!(
             "--ready-fd {fd}: must be 3 or more (0 to 2 are stdin, stdout and stderr)"
@@ -700,7 +677,8 @@ fn serve(
         }
     };
     let service = service.unwrap_or(name);
-    Ok(Serve { service, mount, prefix, debug, core, ready_fd, pipe, listen, exact_reads })
+    let (listen, users) = access.read(&service)?;
+    Ok(Serve { service, mount, prefix, debug, core, ready_fd, pipe, listen, users, exact_reads })
 }
 
 impl Serving {
@@ -714,7 +692,7 @@ impl Serving {
             && self.connections == 1
             && self.pipe == Kind::Openssh
             && self.bare == bare::Bare::default()
-            && self.tcp == Tcp { listen: None, insecure_listen: false, exact_reads: false }
+            && self.access == Access::default()
     }
 }
 
@@ -764,9 +742,8 @@ fn kind(word: &OsStr) -> Word {
     match word.as_bytes() {
         b"--" => Word::End,
         b"-s" | b"-m" | b"--prefix" | b"--core" | b"--ready-fd" | b"--pipe" | b"--listen"
-        | b"--exec" | b"--connect" | b"--connections" | b"--core-memory" | b"--core-fuel" => {
-            Word::WithValue
-        }
+        | b"--exec" | b"--connect" | b"--connections" | b"--core-memory" | b"--core-fuel"
+        | b"--allow-user" => Word::WithValue,
         b"-D" | b"-h" => Word::Flag,
         // Of long options ssh has none: clap says what is wrong with this one.
         [b'-', b'-', ..] | [b'-', b's' | b'm', ..] => Word::Flag,

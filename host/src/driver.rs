@@ -29,7 +29,7 @@ use crate::engine::{
 };
 use crate::notice::{escaped, printable};
 use crate::pipe::{Link, Outbox, Upstream};
-use crate::warnings::Warnings;
+use crate::warnings::FAR;
 
 /// How a request ended.
 pub type Outcome = Result<Reply, Error>;
@@ -57,9 +57,6 @@ const MESSAGE_MAX: usize = 256 << 10;
 const PIPE_MIN: u64 = 4 << 20;
 /// Bytes of the reason for which the engine gives up.
 const REASON_MAX: usize = 400;
-
-/// Warnings of the engine's; most are about what the far side does.
-static WARNINGS: Warnings = Warnings::new();
 
 /// A session's driver. Clones are the same driver.
 #[derive(Clone)]
@@ -374,7 +371,7 @@ impl Driver {
                     Ok(())
                 }
                 Effect::Warn(what) => {
-                    WARNINGS.warn(format_args!("{}", printable(what, REASON_MAX)));
+                    FAR.warn(format_args!("{}", printable(what, REASON_MAX)));
                     Ok(())
                 }
                 Effect::Fail(reason) => {
@@ -398,7 +395,7 @@ impl Driver {
             return Err(format!("it sent a message of {size} bytes"));
         }
         let Some(pipe) = &state.pipe else {
-            WARNINGS.warn(format_args!("the core sent a message without a pipe"));
+            FAR.warn(format_args!("the core sent a message without a pipe"));
             return Ok(());
         };
         state.in_pipe += size as u64;

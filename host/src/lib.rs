@@ -27,4 +27,5 @@ pub mod services;
 pub mod signals;
 pub mod sys;
 pub mod tree;
+pub mod users;
 mod warnings;

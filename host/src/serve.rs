@@ -35,6 +35,7 @@ use crate::pipe::error::PipeError;
 use crate::pipe::{Link, bare, loopback, openssh};
 use crate::services::{self, ServiceError};
 use crate::signals::Signals;
+use crate::sys;
 use crate::tree::{Owner, Tree};
 
 /// Where the tree is taken to be when nobody says.
@@ -107,7 +108,8 @@ pub enum ServeError {
 /// `ready` when the service is up.
 pub async fn run(options: args::Serve, ready: Option<OwnedFd>) -> Result<(), ServeError> {
     let mut signals = Signals::new().map_err(|e| ServeError::System("cannot catch signals", e))?;
-    let (service, socket) = services::bind(&options.service)?;
+    sys::raise_file_limit();
+    let (service, socket) = services::bind(&options.service, options.users.has_others())?;
     let listener = listener(socket)?;
     let (tcp, also) = tcp_listener(options.listen).await?;
     let mountpoint = match &options.mount {
@@ -149,7 +151,11 @@ pub async fn run(options: args::Serve, ready: Option<OwnedFd>) -> Result<(), Ser
             }
         },
     };
-    let granted = ninep::Options { exact_reads: options.exact_reads, ..ninep::Options::default() };
+    let granted = ninep::Options {
+        exact_reads: options.exact_reads,
+        users: options.users,
+        ..ninep::Options::default()
+    };
     let mut ninep = tokio::spawn(listen(listener, tcp, tree, granted));
     let socket = service.path().display();
     match &mounted {

@@ -149,18 +149,20 @@ pub struct Service {
     directory: Option<PathBuf>,
 }
 
-/// Makes the socket of a service. Connections wait on it from now on.
-pub fn bind(service: &OsStr) -> Result<(Service, UnixListener), ServiceError> {
+/// Makes the socket of a service. Connections wait on it from now on. It is for this
+/// user alone, unless `others` may connect: then whoever takes the connections asks
+/// each who made it.
+pub fn bind(service: &OsStr, others: bool) -> Result<(Service, UnixListener), ServiceError> {
     let place = Place::of(service)?;
     for _ in 1..ATTEMPTS {
-        match place.bind(service) {
+        match place.bind(service, others) {
             // The last service in the directory has just ended, and removed it.
             Err(ServiceError::Bind { error, .. })
                 if place.ours && error.kind() == io::ErrorKind::NotFound => {}
             bound => return bound,
         }
     }
-    place.bind(service)
+    place.bind(service, others)
 }
 
 /// Connects to a service; without a name to the one that is up.
@@ -252,14 +254,14 @@ impl Place {
         Ok(Self { path, directory, ours })
     }
 
-    fn bind(&self, service: &OsStr) -> Result<(Service, UnixListener), ServiceError> {
+    fn bind(&self, service: &OsStr, others: bool) -> Result<(Service, UnixListener), ServiceError> {
         let failed = |error| ServiceError::Bind { path: self.path.clone(), error };
         if self.ours {
             make(&self.directory)?;
         }
         let _lock = lock(&self.directory).map_err(failed)?;
         self.clear(service)?;
-        let listener = listen(&self.path).map_err(failed)?;
+        let listener = listen(&self.path, others).map_err(failed)?;
         let made = fs::symlink_metadata(&self.path).map_err(failed)?;
         let service = Service {
             path: self.path.clone(),
@@ -301,15 +303,15 @@ impl Place {
     }
 }
 
-/// A socket that nobody else may connect to, at any moment.
-fn listen(path: &Path) -> io::Result<UnixListener> {
+/// A socket that nobody else may connect to, at any moment; or one that others may.
+fn listen(path: &Path, others: bool) -> io::Result<UnixListener> {
     let socket = rustix::net::socket_with(
         AddressFamily::UNIX,
         SocketType::STREAM,
         SocketFlags::CLOEXEC,
         None,
     )?;
-    let mode = Mode::RUSR | Mode::WUSR;
+    let mode = Mode::from_raw_mode(if others { 0o666 } else { 0o600 });
     // On Linux bind gives the file the mode that the socket has; elsewhere there
     // is a moment in which the umask decides.
     let _ = rustix::fs::fchmod(&socket, mode);

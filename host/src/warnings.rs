@@ -12,6 +12,11 @@ const BURST: u32 = 20;
 /// How long the rest is held back, and then counted.
 const PAUSE: Duration = Duration::from_secs(10);
 
+/// Those of what the far side does.
+pub(crate) static FAR: Warnings = Warnings::new();
+/// Those of what others on this machine do.
+pub(crate) static NEAR: Warnings = Warnings::new();
+
 /// Warnings of one kind.
 #[derive(Debug)]
 pub(crate) struct Warnings(Mutex<State>);

@@ -71,6 +71,10 @@ fn our_options_are_read() {
     assert_eq!(serve.prefix.as_deref(), Some("/n/far"));
     assert_eq!(serve.core.file, Some(PathBuf::from("c.wasm")));
     assert_eq!(serve.ready_fd, Some(3));
+    let given = served("--core-memory 64 --core-fuel=100 --allow-user 7 -s /x host");
+    assert_eq!((given.core.memory, given.core.fuel), (Some(64), Some(100)));
+    assert!(given.users.may(7) && !given.users.may(8));
+    assert!(!served("--listen tcp!127.0.0.1!1 --allow-user 8 host").users.may(7));
     assert!(matches!(serve.pipe, Pipe::Openssh { caller_address: true, .. }));
     for (line, wanted) in [("host", 1), ("--connections 3 host", 3), ("--connections=16 host", 16)]
     {
@@ -252,6 +256,10 @@ fn a_line_that_makes_no_sense_is_refused() {
         ("--pipe loopback host", "takes no host"),
         ("--pipe loopback --caller-address", "--caller-address"),
         ("--pipe loopback --connections 2", "--connections is for ssh"),
+        ("--allow-user 7 host", "in a directory that is yours alone"),
+        ("--allow-user nosuchuser -s /x host", "/etc/passwd"),
+        ("--core-memory 0 host", "0 is not in 1..=4096"),
+        ("--core-fuel 0 host", "0 is not in 1.."),
         ("--connections 0 host", "must be 1 to 16"),
         ("--connections 17 host", "must be 1 to 16"),
         ("--connections host", "must be 1 to 16"),

@@ -55,7 +55,7 @@ async fn show() -> Result<(), CommandError> {
     let dir = Scratch::new()?;
     let path = dir.0.join("socket");
     let failed = |error: &dyn std::fmt::Display| CommandError::Mismatch(error.to_string());
-    let (service, socket) = services::bind(path.as_os_str())?;
+    let (service, socket) = services::bind(path.as_os_str(), false)?;
     let listener = serve::listener(socket).map_err(|error| failed(&error))?;
     let engine = serve::engine(&args::Core::default(), NET).map_err(|error| failed(&error))?;
     let driver = Driver::new(engine);

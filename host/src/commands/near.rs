@@ -26,6 +26,7 @@ use crate::notice::notice;
 use crate::services::{self, Service, ServiceError};
 use crate::signals::Signals;
 use crate::sys;
+use crate::users::Users;
 
 /// How often another port is tried when the one that the system chose for IPv4 is
 /// in use for IPv6.
@@ -145,17 +146,18 @@ async fn everywhere(port: u16) -> Result<TcpListener, NearError> {
 fn unix(path: &Path) -> Result<Listener, NearError> {
     let shown = path.display().to_string();
     let failed = |error: io::Error| NearError::Unix(shown.clone(), error.to_string());
-    let (service, socket) = services::bind(path.as_os_str()).map_err(|error| match error {
-        ServiceError::InUse { .. } => NearError::InUse(shown.clone()),
-        ServiceError::Occupied { why, .. } => NearError::Occupied(shown.clone(), why),
-        ServiceError::TooLong { length, .. } => {
-            let why = format!("its path is {length} bytes long: choose a shorter one");
-            NearError::Unix(shown.clone(), why)
-        }
-        ServiceError::Name { why, .. } => NearError::Unix(shown.clone(), format!("it {why}")),
-        ServiceError::Bind { error, .. } => failed(error),
-        other => NearError::Unix(shown.clone(), other.to_string()),
-    })?;
+    let (service, socket) =
+        services::bind(path.as_os_str(), false).map_err(|error| match error {
+            ServiceError::InUse { .. } => NearError::InUse(shown.clone()),
+            ServiceError::Occupied { why, .. } => NearError::Occupied(shown.clone(), why),
+            ServiceError::TooLong { length, .. } => {
+                let why = format!("its path is {length} bytes long: choose a shorter one");
+                NearError::Unix(shown.clone(), why)
+            }
+            ServiceError::Name { why, .. } => NearError::Unix(shown.clone(), format!("it {why}")),
+            ServiceError::Bind { error, .. } => failed(error),
+            other => NearError::Unix(shown.clone(), other.to_string()),
+        })?;
     socket.set_nonblocking(true).map_err(failed)?;
     Ok(Listener::Unix(UnixListener::from_std(socket).map_err(failed)?, service))
 }
@@ -189,7 +191,13 @@ impl Accept for Listener {
                 }
                 Ok(Socket::Tcp(stream))
             }
-            Self::Unix(listener, _) => Ok(Socket::Unix(listener.accept().await?.0)),
+            Self::Unix(listener, _) => loop {
+                let (stream, _) = listener.accept().await?;
+                let user = stream.peer_cred().map(|peer| peer.uid());
+                if Users::default().admits("a connection", user) {
+                    return Ok(Socket::Unix(stream));
+                }
+            },
         }
     }
 }

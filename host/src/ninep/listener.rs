@@ -1,8 +1,7 @@
 //! Takes connections on a Unix socket, and on a TCP port of this machine.
 //!
-//! A socket's mode keeps others out where it counts for sockets at all, and a TCP
-//! port has none; so each connection is asked who made it. The user who runs the
-//! server may use it, and root, who mounts it for the kernel.
+//! Each connection is asked who made it. The user who runs the server may use it, and
+//! root, who mounts it for the kernel, and whom that user allows.
 
 use std::future::Future;
 use std::io;
@@ -13,6 +12,10 @@ use tokio::task::JoinSet;
 use super::{Options, peer, serve_halves};
 use crate::accept::{self, Accept};
 use crate::tree::Tree;
+use crate::warnings::NEAR;
+
+/// What is taken.
+const CONNECTION: &str = "a 9P connection";
 
 /// Serves the tree to those who connect, until the future is dropped; that ends
 /// their connections, too.
@@ -21,7 +24,7 @@ pub async fn listen(listener: UnixListener, tree: Tree, options: Options) -> io:
         let (tree, options) = (tree.clone(), options.clone());
         async move {
             let user = stream.peer_cred().map(|peer| peer.uid());
-            if may_use(user) {
+            if options.users.admits(CONNECTION, user) {
                 serve_unix(stream, tree, options).await;
             }
         }
@@ -40,7 +43,7 @@ pub async fn listen_tcp(
     take(&listener, options.connections, |stream| {
         let (tree, options) = (tree.clone(), options.clone());
         async move {
-            if anybody || may_use(peer::user(&stream).await) {
+            if anybody || options.users.admits(CONNECTION, peer::user(&stream).await) {
                 serve_tcp(stream, tree, options).await;
             }
         }
@@ -56,27 +59,12 @@ where
 {
     let mut connections = JoinSet::new();
     loop {
-        let stream = accept::next(listener, &mut connections, "a 9P connection").await;
+        let stream = accept::next(listener, &mut connections, CONNECTION).await;
         if connections.len() >= limit {
-            tracing::warn!("a 9P connection was refused: there are {} already", connections.len());
+            NEAR.warn(format_args!("{CONNECTION} was refused: there are {limit} already"));
             continue;
         }
         connections.spawn(serve(stream));
-    }
-}
-
-/// Whether a connection of this user's is served.
-fn may_use(user: io::Result<u32>) -> bool {
-    match user {
-        Ok(user) if user == rustix::process::geteuid().as_raw() || user == 0 => true,
-        Ok(user) => {
-            tracing::warn!("a 9P connection of user {user} was refused");
-            false
-        }
-        Err(error) => {
-            tracing::warn!("a 9P connection of an unknown user was refused: {error}");
-            false
-        }
     }
 }
 

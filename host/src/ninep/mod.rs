@@ -59,6 +59,7 @@ pub use self::listener::{listen, listen_tcp};
 pub(crate) use self::table::TAGS_MAX;
 pub(crate) use self::table::{READS_MAX, WRITES_MAX};
 use crate::tree::Tree;
+use crate::users::Users;
 
 /// What a server grants its clients.
 #[derive(Clone, Debug)]
@@ -70,11 +71,13 @@ pub struct Options {
     /// Whether a client of 9P2000.u or 9P2000.L that asks for the rest of a read
     /// waits for it, as one of 9P2000 does. See `shortfall`.
     pub exact_reads: bool,
+    /// Who may connect.
+    pub users: Users,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { msize: MSIZE_MAX, connections: 1024, exact_reads: false }
+        Self { msize: MSIZE_MAX, connections: 1024, exact_reads: false, users: Users::default() }
     }
 }
 

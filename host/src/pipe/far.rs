@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::warnings::FAR;
 use sshnet_core::message::{DATA_HEADER, Global, Message, MessageError, Open, reason};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
@@ -298,7 +299,7 @@ impl Shared {
 
     fn offer(self: &Arc<Self>, socket: Socket, kind: Open<'_>) {
         let Some((channel, opened)) = self.table().offer(self.window) else {
-            tracing::warn!("call refused: too many channels");
+            FAR.warn(format_args!("call refused: too many channels"));
             return;
         };
         self.output.control(

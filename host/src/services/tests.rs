@@ -15,7 +15,7 @@ fn at(dir: &tempfile::TempDir, name: &str) -> OsString {
 #[test]
 fn a_socket_is_private_and_goes_with_its_service() {
     let dir = scratch();
-    let (service, _listener) = bind(&at(&dir, "s")).unwrap();
+    let (service, _listener) = bind(&at(&dir, "s"), false).unwrap();
     let path = service.path().to_owned();
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
     assert!(connect(Some(path.as_os_str())).is_ok());
@@ -27,8 +27,8 @@ fn a_socket_is_private_and_goes_with_its_service() {
 #[test]
 fn a_live_service_is_not_replaced() {
     let dir = scratch();
-    let (service, listener) = bind(&at(&dir, "s")).unwrap();
-    assert!(matches!(bind(&at(&dir, "s")), Err(ServiceError::InUse { .. })));
+    let (service, listener) = bind(&at(&dir, "s"), false).unwrap();
+    assert!(matches!(bind(&at(&dir, "s"), false), Err(ServiceError::InUse { .. })));
     assert!(service.path().exists());
     drop(listener);
 }
@@ -36,9 +36,9 @@ fn a_live_service_is_not_replaced() {
 #[test]
 fn a_stale_socket_is_replaced() {
     let dir = scratch();
-    let (old, listener) = bind(&at(&dir, "s")).unwrap();
+    let (old, listener) = bind(&at(&dir, "s"), false).unwrap();
     drop(listener);
-    let (_new, _listener) = bind(&at(&dir, "s")).unwrap();
+    let (_new, _listener) = bind(&at(&dir, "s"), false).unwrap();
     let path = old.path().to_owned();
     // The old one removes nothing that is not its own.
     drop(old);
@@ -52,7 +52,7 @@ fn what_is_not_a_socket_stays() {
     fs::create_dir(at(&dir, "dir")).unwrap();
     symlink(at(&dir, "nowhere"), at(&dir, "link")).unwrap();
     for name in ["file", "dir", "link"] {
-        let error = bind(&at(&dir, name)).unwrap_err();
+        let error = bind(&at(&dir, name), false).unwrap_err();
         assert!(matches!(error, ServiceError::Occupied { .. }), "{name}: {error}");
         assert!(fs::symlink_metadata(at(&dir, name)).is_ok());
     }
@@ -62,7 +62,7 @@ fn what_is_not_a_socket_stays() {
 fn names_are_checked() {
     let long = "/".to_owned() + &"x".repeat(107);
     for name in ["", ".", "..", "a\nb", "\u{1b}[2J", "/", "a/", "x/..", &long] {
-        assert!(bind(OsStr::new(name)).is_err(), "{name:?}");
+        assert!(bind(OsStr::new(name), false).is_err(), "{name:?}");
         assert!(connect(Some(OsStr::new(name))).is_err(), "{name:?}");
     }
 }
@@ -101,10 +101,56 @@ fn a_directory_for_services_is_made_private_and_removed() {
     let dir = scratch();
     let directory = dir.path().join("sshnet");
     let place = Place { path: directory.join("s"), directory: directory.clone(), ours: true };
-    let (service, _listener) = place.bind(OsStr::new("s")).unwrap();
+    let (service, _listener) = place.bind(OsStr::new("s"), false).unwrap();
     assert_eq!(fs::metadata(&directory).unwrap().mode() & 0o777, 0o700);
     drop(service);
     assert!(!directory.exists());
     symlink(dir.path(), &directory).unwrap();
-    assert!(matches!(place.bind(OsStr::new("s")), Err(ServiceError::Directory { .. })));
+    assert!(matches!(place.bind(OsStr::new("s"), false), Err(ServiceError::Directory { .. })));
+}
+
+#[test]
+fn of_many_that_start_at_once_under_one_name_one_serves() {
+    let dir = scratch();
+    for round in 0..20 {
+        // Sometimes there is one that a dead process has left.
+        if round % 2 == 0 {
+            let (old, listener) = bind(&at(&dir, "s"), false).unwrap();
+            drop(listener);
+            std::mem::forget(old);
+        }
+        let start = std::sync::Barrier::new(8);
+        let bound: Vec<_> = std::thread::scope(|scope| {
+            let starting: Vec<_> = (0..8)
+                .map(|_| {
+                    scope.spawn(|| {
+                        start.wait();
+                        bind(&at(&dir, "s"), false)
+                    })
+                })
+                .collect();
+            starting.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let (serving, refused): (Vec<_>, Vec<_>) = bound.into_iter().partition(Result::is_ok);
+        assert_eq!(serving.len(), 1, "{refused:?}");
+        for error in refused {
+            assert!(matches!(error, Err(ServiceError::InUse { .. })), "{error:?}");
+        }
+        assert!(connect(Some(&at(&dir, "s"))).is_ok());
+    }
+}
+
+/// Only root can try it.
+#[test]
+fn a_socket_of_another_users_stays() {
+    let dir = scratch();
+    let (old, listener) = bind(&at(&dir, "s"), false).unwrap();
+    drop(listener);
+    if std::os::unix::fs::chown(old.path(), Some(65534), None).is_err() {
+        println!("not tried: it takes root to give a file away");
+        return;
+    }
+    let error = bind(&at(&dir, "s"), false).unwrap_err().to_string();
+    assert!(error.contains("is another user's"), "{error}");
+    assert!(fs::symlink_metadata(old.path()).is_ok());
 }

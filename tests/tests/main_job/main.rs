@@ -42,4 +42,5 @@ mod scale;
 mod socks;
 mod stall;
 mod tools;
+mod trust;
 mod unix;

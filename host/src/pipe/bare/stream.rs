@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::frame::{FrameError, Greeting, HEADER, Input, LONGEST, version_line};
 use super::transport::{self, Disconnect, Purpose};
+use crate::warnings::FAR;
 
 /// Bytes that are written at a time.
 pub const BATCH: usize = 256 << 10;
@@ -137,7 +138,7 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
             match transport::purpose(self.input.message(at.clone())) {
                 Purpose::Connection => break at,
                 Purpose::Nothing => {}
-                Purpose::Words(words, true) => tracing::warn!("the far side says: {words}"),
+                Purpose::Words(words, true) => FAR.warn(format_args!("the far side says: {words}")),
                 Purpose::Words(words, false) => tracing::debug!("the far side says: {words}"),
                 Purpose::Disconnect(why) => return Err(BareError::Disconnected(why)),
                 Purpose::Unknown => {

@@ -27,6 +27,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Notify, oneshot};
 
 use super::{FarError, QUEUED, Shared};
+use crate::warnings::FAR;
 
 /// The most data that goes into one message.
 const MESSAGE: u32 = 32 << 10;
@@ -250,7 +251,7 @@ impl Channel {
             Phase::Open(peer) => match peer.window.checked_add(bytes) {
                 Some(window) => peer.window = window,
                 None => {
-                    tracing::warn!("channel {}: window past 2^32-1", self.number);
+                    FAR.warn(format_args!("channel {}: window past 2^32-1", self.number));
                     self.fail(&mut inner, shared);
                 }
             },
@@ -271,7 +272,7 @@ impl Channel {
         }
         let left = u32::try_from(length).ok().and_then(|n| inner.window.checked_sub(n));
         let (Some(left), Intake::Open | Intake::Broken) = (left, &inner.intake) else {
-            tracing::warn!("channel {}: data past the window or after EOF", self.number);
+            FAR.warn(format_args!("channel {}: data past the window or after EOF", self.number));
             self.fail(inner, shared);
             return Ok(false);
         };
@@ -297,7 +298,7 @@ impl Channel {
         }
         if shared.queued.fetch_add(length, Ordering::Relaxed) + length > QUEUED {
             shared.queued.fetch_sub(length, Ordering::Relaxed);
-            tracing::warn!("channel {}: too much waits for sockets", self.number);
+            FAR.warn(format_args!("channel {}: too much waits for sockets", self.number));
             self.fail(&mut inner, shared);
             return Ok(());
         }

@@ -42,6 +42,7 @@ use super::route::ConnectionId;
 use super::traffic::{Shared, Tasks, attach};
 use crate::pipe::error::PipeError;
 use crate::pipe::far::Far;
+use crate::warnings::NEAR;
 
 /// Requests that wait for their turn; the ones past it are refused in theirs.
 const REQUESTS: usize = 4096;
@@ -466,7 +467,7 @@ async fn take(far: Arc<Far>, bound: Bound, place: Place) {
                     far.offer(stream, Open::ForwardedStreamlocal { path });
                 }
             },
-            Ok(_) => tracing::warn!("a stranger called {}", bound.path.display()),
+            Ok(_) => NEAR.warn(format_args!("a stranger called {}", bound.path.display())),
             Err(error) => {
                 tracing::warn!("call not taken: {error}");
                 tokio::time::sleep(REST).await;

@@ -22,6 +22,7 @@ use super::route::{ConnectionId, Incoming, Kind, Outgoing, Route, RouteError};
 use crate::pipe::Link;
 use crate::pipe::error::PipeError;
 use crate::pipe::far::{Far, FarOutput};
+use crate::warnings::FAR;
 
 /// Bytes read at a time from the connection for dials, and written to any.
 const BATCH: usize = 256 << 10;
@@ -201,7 +202,7 @@ impl Shared {
             Ok(Incoming::Answer(answer)) => Some(answer),
             Ok(Incoming::Drop) => None,
             Err(error @ RouteError::Type(_)) => {
-                tracing::warn!("from ssh: {error}");
+                FAR.warn(format_args!("from ssh: {error}"));
                 None
             }
             Err(error) => return Err(PipeError::Mux(error.to_string())),
