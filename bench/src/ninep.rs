@@ -107,40 +107,43 @@ impl Nine {
         self.fids
     }
 
-    /// Opens these files at once; answers with their fids.
-    fn open(&mut self, paths: &[String]) -> Result<Vec<u32>> {
-        let fids: Vec<u32> = paths.iter().map(|_| self.fid()).collect();
-        let mut requests = Vec::new();
-        for (path, fid) in paths.iter().zip(&fids) {
-            let names: Vec<&str> = path.split('/').collect();
-            let walk = Body::new().u32(ROOT).u32(*fid).u16(names.len() as u16);
-            let walk = names.iter().fold(walk, |body, name| body.string(name));
-            requests.push((TWALK, walk));
-            requests.push((TOPEN, Body::new().u32(*fid).u8(ORDWR)));
-        }
-        self.all(requests)?;
-        Ok(fids)
+    /// What opens a file for a fid.
+    fn open(path: &str, fid: u32) -> [(u8, Body); 2] {
+        let names: Vec<&str> = path.split('/').collect();
+        let walk = Body::new().u32(ROOT).u32(fid).u16(names.len() as u16);
+        let walk = names.iter().fold(walk, |body, name| body.string(name));
+        [(TWALK, walk), (TOPEN, Body::new().u32(fid).u8(ORDWR))]
     }
 
-    /// Opens so many conversations at once with a port there.
+    /// Opens so many conversations at once with a port there, in two round trips: a
+    /// server does in order what it is sent.
     pub(crate) fn dial(&mut self, port: u16, count: usize) -> Result<Vec<Conversation>> {
-        let ctls = self.open(&vec!["tcp/clone".to_owned(); count])?;
-        let numbers = self.read(&ctls, 64)?;
+        let ctls: Vec<u32> = (0..count).map(|_| self.fid()).collect();
+        let clone = |ctl: &u32| {
+            let [walk, open] = Self::open("tcp/clone", *ctl);
+            [walk, open, read(*ctl, 64)]
+        };
+        let answers = self.all(ctls.iter().flat_map(clone).collect())?;
+        let number = |text: &Answer| String::from_utf8_lossy(payload(text)).trim().to_owned();
+        let numbers: Vec<String> = answers.chunks(3).filter_map(<[_]>::last).map(number).collect();
         let connect = format!("connect 127.0.0.1!{port}");
-        self.write(&ctls, connect.as_bytes())?;
-        let numbers: Vec<String> =
-            numbers.iter().map(|text| String::from_utf8_lossy(text).trim().to_owned()).collect();
-        let paths: Vec<String> =
-            numbers.iter().map(|number| format!("tcp/{number}/data")).collect();
-        let data = self.open(&paths)?;
-        let each = numbers.into_iter().zip(ctls).zip(data);
-        Ok(each.map(|((number, ctl), data)| Conversation { number, ctl, data }).collect())
+        let mut requests = Vec::new();
+        let mut conversations = Vec::new();
+        for (number, ctl) in numbers.into_iter().zip(ctls) {
+            let data = self.fid();
+            requests.push((TWRITE, write(ctl, connect.as_bytes())));
+            requests.extend(Self::open(&format!("tcp/{number}/data"), data));
+            conversations.push(Conversation { number, ctl, data });
+        }
+        self.all(requests)?;
+        Ok(conversations)
     }
 
     /// Opens another connection's conversation.
     pub(crate) fn join(&mut self, other: &Conversation) -> Result<u32> {
-        let fids = self.open(&[format!("tcp/{}/data", other.number)])?;
-        fids.first().copied().context("one file")
+        let fid = self.fid();
+        self.all(Self::open(&format!("tcp/{}/data", other.number), fid).into())?;
+        Ok(fid)
     }
 
     /// Closes conversations.
@@ -152,9 +155,8 @@ impl Nine {
 
     /// Reads of these files, at once.
     pub(crate) fn read(&mut self, fids: &[u32], count: u32) -> Result<Vec<Vec<u8>>> {
-        let tread = |fid: &u32| (TREAD, Body::new().u32(*fid).u64(0).u32(count));
-        let answers = self.all(fids.iter().map(tread).collect())?;
-        Ok(answers.into_iter().map(|answer| answer.get(4..).unwrap_or_default().to_vec()).collect())
+        let answers = self.all(fids.iter().map(|fid| read(*fid, count)).collect())?;
+        Ok(answers.iter().map(|answer| payload(answer).to_vec()).collect())
     }
 
     /// Writes to these files, at once.
@@ -170,13 +172,12 @@ impl Nine {
 
     /// Sends bytes, if there are any, and waits until so many have come.
     pub(crate) fn exchange(&mut self, fid: u32, bytes: &[u8], mut left: usize) -> Result<()> {
-        let tread = Body::new().u32(fid).u64(0).u32(left as u32);
-        let mut requests = vec![(TREAD, tread)];
+        let mut requests = vec![read(fid, left as u32)];
         if !bytes.is_empty() {
             requests.push((TWRITE, write(fid, bytes)));
         }
         let answers = self.all(requests)?;
-        left -= answers.first().map_or(0, |read| read.len().saturating_sub(4)).min(left);
+        left -= answers.first().map_or(0, |read| payload(read).len()).min(left);
         while left > 0 {
             for piece in self.read(&[fid], left as u32)? {
                 if piece.is_empty() {
@@ -264,6 +265,15 @@ impl Nine {
             (start, end) = (0, end - start);
         }
     }
+}
+
+fn read(fid: u32, count: u32) -> (u8, Body) {
+    (TREAD, Body::new().u32(fid).u64(0).u32(count))
+}
+
+/// What an answer to a read carries.
+fn payload(answer: &Answer) -> &[u8] {
+    answer.get(4..).unwrap_or_default()
 }
 
 fn write(fid: u32, bytes: &[u8]) -> Body {

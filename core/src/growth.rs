@@ -10,15 +10,18 @@
 //!    busy share it, for there it is the sum of their windows that waits in the
 //!    buffers. None gets less than [`LEAST`] packets.
 //! 2. Above its base a window grows by what was *taken*: who reads slowly, or not
-//!    at all, never needs more. When five eighths of it were taken within a round
-//!    trip, it doubles. The round trip is the least that the pipe had, as
-//!    [`Trip`] has it. Under [`SHORT`] nothing grows.
-//! 3. A doubling is a *trial*. It counts from a round trip later, when what it let
+//!    at all, never needs more. When three quarters of it were taken within a
+//!    round trip, it doubles, or grows by [`STEP`] if that is less. The round trip
+//!    is the least that the pipe had, as [`Trip`] has it. Under [`SHORT`] nothing
+//!    grows.
+//! 3. A growth is a *trial*. It counts from a round trip later, when what it let
 //!    the peer send arrives, and stands once a fifth more is taken. If that
 //!    does not come about, the path was full already: it is taken back, and the
-//!    next trial is [`LONG`] after. So a window that stands still carries five
+//!    next trial is [`REST`] after. So a window that stands still carries five
 //!    sixths of what a larger one would.
-//! 4. A window of which for some round trips less than a quarter was taken is
+//! 4. No window grows past [`Limits::window_max`], nor past what carries [`RATE`]
+//!    more than the base does.
+//! 5. A window of which for some round trips less than a quarter was taken is
 //!    halved, and after [`LONG`] without taking nothing is left of its growth. A
 //!    window can't be revoked: less is granted, until it has the size.
 //!
@@ -45,8 +48,17 @@ const NEAR: Instant = 10_000;
 const LEAST: u32 = 4;
 /// How long it is counted who is busy.
 const PERIOD: Instant = 100_000;
+/// No trial adds more than this to a window: what is too much of it waits in the
+/// buffers on the way until the trial is over.
+const STEP: u32 = 4 << 20;
+/// So many bytes a microsecond are carried beyond what everyone's window does: most
+/// paths carry no more, and where one does OpenSSH gets slow, whose buffers it would
+/// take.
+const RATE: u64 = 125;
 /// After this time things may have changed.
 const LONG: Instant = 10_000_000;
+/// After a trial that failed there is none for this time.
+const REST: Instant = 2_000_000;
 /// For so many round trips a trial may show no gain, for the peer's TCP has to
 /// follow first; and so many in a row must show that a window is too large.
 const PATIENCE: u8 = 4;
@@ -96,6 +108,12 @@ impl Path {
         }
     }
 
+    /// What a window may grow to where a round trip takes so long.
+    fn most(&self, trip: Instant) -> u32 {
+        let grown = trip.saturating_mul(RATE).saturating_add(self.window.into());
+        u32::try_from(grown).unwrap_or(u32::MAX).min(self.max)
+    }
+
     /// Counts who is busy: who takes as much in a period as the least share.
     fn count(&mut self, member: &mut Member, bytes: u32, now: Instant) {
         let time = now.saturating_sub(self.began);
@@ -125,15 +143,15 @@ struct Member {
 /// Where a window is on its way.
 ///
 /// ```text
-///            five eighths taken            a fifth gained
+///           three quarters taken           a fifth gained
 ///    Steady -------------------> Trial ---------------------> Steady
 ///       ^                          | no gain
-///       +----- LONG ---- Resting <-+
+///       +----- REST ---- Resting <-+
 /// ```
 #[derive(Debug)]
 enum Stage {
     Steady,
-    /// It was doubled; when so much is taken within a round trip that stands, and
+    /// It has grown; when so much is taken within a round trip that stands, and
     /// for so many there may be less.
     Trial {
         before: u32,
@@ -210,6 +228,9 @@ impl Growth {
         // What was taken within a round trip: no more than in this time, and no
         // product past 2^32 times LONG.
         let taken = (u64::from(taken) * trip / time) as u32;
+        // What is more than a window had waited on the way before.
+        let window = self.target(path);
+        let taken = taken.min(window);
         if self.is_on_trial(taken, now) {
             return;
         }
@@ -217,8 +238,9 @@ impl Growth {
         self.shrink(taken, window);
         let used_up = taken / 5 > window / 8 && unread <= window / 4;
         let rests = matches!(self.stage, Stage::Resting(until) if now < until);
-        if used_up && !rests && window < path.max {
-            let larger = window.saturating_mul(2).min(path.max);
+        let most = path.most(trip);
+        if used_up && !rests && window < most {
+            let larger = window.saturating_add(window.min(STEP)).min(most);
             // A fifth, or as much less as it is less than a doubling.
             let part = (larger - window) / (window / 16).max(1);
             let enough = taken.saturating_add(taken / 80 * part);
@@ -245,7 +267,7 @@ impl Growth {
         *left -= 1;
         if *left == 0 {
             self.grown = *before;
-            self.stage = Stage::Resting(now.saturating_add(LONG));
+            self.stage = Stage::Resting(now.saturating_add(REST));
         }
         true
     }
@@ -306,13 +328,19 @@ mod tests {
         let mut one = long();
         assert_eq!(one.takes(2 * MIB, 0, 2), 4 * MIB);
         assert_eq!(one.takes(4 * MIB, 0, 2), 8 * MIB);
-        assert_eq!(one.takes(8 * MIB, 0, 2), 15 * MIB, "no more than it may");
-        assert_eq!(one.takes(15 * MIB, 0, 20), 15 * MIB);
+        assert_eq!(one.takes(8 * MIB, 0, 2), 12 * MIB, "no step is larger");
+        let most = one.takes(12 * MIB, 0, 2);
+        assert_eq!(u64::from(most), u64::from(2 * MIB) + TRIP * RATE, "no more than it may");
+        assert_eq!(one.takes(most, 0, 20), most);
+        // On a longer path the limit is what is smaller.
+        let mut path = Path::new(&Limits::default());
+        path.trip.took(2 * TRIP);
+        assert_eq!(path.most(2 * TRIP), 15 * MIB);
     }
 
     #[test]
     fn a_window_that_is_not_used_up_stays() {
-        assert_eq!(long().takes(5 * MIB / 4 - 100 * KIB, 0, 200), 2 * MIB);
+        assert_eq!(long().takes(3 * MIB / 2 - 100 * KIB, 0, 200), 2 * MIB);
         // Or that is full of what nobody has read.
         assert_eq!(long().takes(2 * MIB, MIB, 200), 2 * MIB);
     }
@@ -327,8 +355,17 @@ mod tests {
         one.takes(2 * MIB, 0, 2);
         assert_eq!(one.takes(2 * MIB + MIB / 4, 0, 3), 4 * MIB, "there is time");
         assert_eq!(one.takes(2 * MIB + MIB / 4, 0, 3), 2 * MIB, "it is taken back");
-        assert_eq!(one.takes(2 * MIB + MIB / 4, 0, 90), 2 * MIB, "it rests");
-        assert_eq!(one.takes(2 * MIB + MIB / 4, 0, 10), 4 * MIB, "it is tried again");
+        assert_eq!(one.takes(2 * MIB + MIB / 4, 0, 15), 2 * MIB, "it rests");
+        assert_eq!(one.takes(2 * MIB + MIB / 4, 0, 6), 4 * MIB, "it is tried again");
+    }
+
+    /// What waited on the way, and comes at once, does not make the next trial harder.
+    #[test]
+    fn no_more_counts_than_a_window_carries() {
+        let mut one = long();
+        assert_eq!(one.takes(8 * MIB, 0, 2), 4 * MIB);
+        assert_eq!(one.takes(2 * MIB + 450 * KIB, 0, 3), 4 * MIB);
+        assert!(matches!(one.growth.stage, Stage::Steady));
     }
 
     /// The last step is less than a doubling, and need not gain as much.
@@ -347,11 +384,12 @@ mod tests {
         one.takes(2 * MIB, 0, 2);
         one.takes(4 * MIB, 0, 2);
         one.takes(8 * MIB, 0, 2);
-        one.takes(15 * MIB, 0, 20);
-        assert_eq!(one.takes(4 * MIB, 0, 100), 15 * MIB);
-        assert_eq!(one.takes(MIB, 0, 3), 15 * MIB, "a pause is no reason");
-        assert_eq!(one.takes(MIB, 0, 3), 15 * MIB / 2);
-        assert_eq!(one.takes(MIB, 0, 20), 15 * MIB / 4);
+        let most = one.takes(12 * MIB, 0, 2);
+        one.takes(most, 0, 20);
+        assert_eq!(one.takes(4 * MIB, 0, 100), most);
+        assert_eq!(one.takes(MIB, 0, 3), most, "a pause is no reason");
+        assert_eq!(one.takes(MIB, 0, 3), most / 2);
+        assert_eq!(one.takes(MIB, 0, 20), most / 4);
         assert_eq!(one.takes(MIB / 4, 0, 20), 2 * MIB, "and no more than it grew");
     }
 

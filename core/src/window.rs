@@ -164,6 +164,9 @@ const FIRST_PART: u64 = 16;
 /// One that consumes gets at most this part.
 const NEXT_PART: u64 = 4;
 
+/// The peer sends at once what it is given at once: so much is worth a grant always.
+const BURST: u32 = 512 << 10;
+
 /// What the peer may send.
 #[derive(Debug)]
 pub(crate) struct ReceiveWindow {
@@ -173,6 +176,9 @@ pub(crate) struct ReceiveWindow {
     open: u32,
     /// What it sent and was not read yet.
     unread: u32,
+    /// What a grant may have: twice what was consumed since the last, and what that one
+    /// left, up to a burst. When all was consumed that is worth a grant.
+    earned: u32,
 }
 
 impl ReceiveWindow {
@@ -181,7 +187,7 @@ impl ReceiveWindow {
     pub(crate) fn new(path: &Path, pool: &mut Budget) -> Self {
         let open = path.base().min(pool.part(FIRST_PART));
         pool.change(0, u64::from(open));
-        Self { growth: Growth::new(), open, unread: 0 }
+        Self { growth: Growth::new(), open, unread: 0, earned: BURST }
     }
 
     /// Bytes the peer may still send.
@@ -205,6 +211,7 @@ impl ReceiveWindow {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.unread);
         pool.change(self.size().into(), (self.size() - bytes).into());
         self.unread -= bytes;
+        self.earned = self.earned.saturating_add(bytes.saturating_mul(2));
     }
 
     /// So many of the bytes consumed were those that somebody waits for.
@@ -215,7 +222,9 @@ impl ReceiveWindow {
 
     /// How many bytes to grant now, if it is worth a message: an eighth of the
     /// window or a packet, and half of a window too small for that. (Waiting for
-    /// half of every window would halve what a path with delay carries.)
+    /// half of every window would halve what a path with delay carries.) For
+    /// each byte consumed it is two at most, so that a window that is to grow does so
+    /// within a round trip, and not by one burst.
     pub(crate) fn grant(&mut self, packet: u32, path: &Path, pool: &mut Budget) -> Option<u32> {
         // Its share is a part of what is free, beyond what it holds already.
         let held = pool.above(self.size().into());
@@ -223,11 +232,12 @@ impl ReceiveWindow {
             .growth
             .target(path)
             .min(pool.part(NEXT_PART).saturating_add(u32::try_from(held).unwrap_or(u32::MAX)));
-        let bytes = target.checked_sub(self.size())?;
-        let worth = packet.max(target / 8).min(target / 2).max(1);
+        let bytes = target.checked_sub(self.size())?.min(self.earned);
+        let worth = packet.max(target / 8).min(target / 2).clamp(1, BURST);
         if bytes < worth {
             return None;
         }
+        self.earned = (self.earned - bytes).min(BURST);
         pool.change(self.size().into(), (self.size() + bytes).into());
         self.open += bytes;
         Some(bytes)

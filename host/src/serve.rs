@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::args;
 use crate::driver::Driver;
-use crate::engine::{Config, Core, Engine, EngineError, Limits, Sandbox};
+use crate::engine::{Config, Core, Engine, EngineError, Sandbox};
 use crate::fuse::{MountError, Mounted, Mountpoint};
 use crate::ninep;
 use crate::notice::notice;
@@ -40,11 +40,6 @@ use crate::tree::{Owner, Tree};
 
 /// Where the tree is taken to be when nobody says.
 const DEFAULT_PREFIX: &str = "/net";
-/// What the receive window of a conversation grows to on a long path, in bytes.
-/// OpenSSH takes nearly twice as much, but then its buffers may fill up, and it
-/// copies what is in them for each message: of 15 MiB, and 20 ms or 100 ms of round
-/// trip, came less than of 2 MiB.
-const WINDOW_MAX: u32 = 8 << 20;
 /// A signal that comes so soon after the end of ssh has ended ssh, too: Ctrl-C
 /// goes to all processes of the terminal.
 const SAME_SIGNAL: Duration = Duration::from_millis(200);
@@ -234,7 +229,6 @@ pub fn engine(options: &args::Core, prefix: &str) -> Result<Engine, ServeError> 
         None => Core::embedded()?,
     };
     let limits = core.default_limits()?;
-    let limits = Limits { window_max: limits.window_max.min(WINDOW_MAX), ..limits };
     let sandbox = Sandbox::given(&limits, options.memory, options.fuel)?;
     let services = names::services();
     Ok(core.session(&Config { prefix: prefix.to_owned(), services, limits }, sandbox)?)
