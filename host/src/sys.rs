@@ -16,6 +16,9 @@ pub const STDIN: &str = "/proc/self/fd/0";
 /// The same of standard output.
 pub const STDOUT: &str = "/proc/self/fd/1";
 
+/// Bytes that a widened pipe holds: two requests' worth.
+const PIPE: i32 = 256 << 10;
+
 /// The component that this program was built with, as machine code.
 #[allow(unsafe_code)]
 pub fn compiled_component(wasmtime: &wasmtime::Engine) -> wasmtime::Result<Component> {
@@ -23,6 +26,12 @@ pub fn compiled_component(wasmtime: &wasmtime::Engine) -> wasmtime::Result<Compo
     // SAFETY: these bytes are part of this program, as the build script had them from
     // the wasmtime that is part of it, too.
     unsafe { Component::deserialize(wasmtime, code) }
+}
+
+/// Lets a pipe hold more than the 64 KiB that it has at first, if it may.
+pub fn widen_pipe(pipe: impl AsFd) {
+    // For some users, or too many such pipes, it may not: then it goes on as it was.
+    let _ = nix::fcntl::fcntl(pipe, nix::fcntl::FcntlArg::F_SETPIPE_SZ(PIPE));
 }
 
 /// Lets the allocator keep what is freed for what is allocated next.

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 
@@ -190,10 +190,11 @@ impl<'a> Outgoing<'a> {
     }
 
     /// Makes one or more writes of these bytes.
-    pub fn push(&mut self, bytes: &[u8]) {
-        let most = usize::try_from(self.data.iounit()).unwrap_or(usize::MAX).min(CHUNK);
-        for part in bytes.chunks(most.max(1)) {
-            self.writes.push_back((part.len(), self.data.write(part)));
+    pub fn push(&mut self, mut bytes: Bytes) {
+        let most = usize::try_from(self.data.iounit()).unwrap_or(usize::MAX).clamp(1, CHUNK);
+        while !bytes.is_empty() {
+            let part = bytes.split_to(most.min(bytes.len()));
+            self.writes.push_back((part.len(), self.data.write_bytes(part)));
         }
     }
 
@@ -273,15 +274,16 @@ where
     R: AsyncRead + Unpin,
 {
     let mut outgoing = Outgoing::new(data, share);
-    let mut buffer = vec![0; CHUNK];
+    let mut buffer = BytesMut::new();
     loop {
         let patience = *idle.borrow_and_update();
         let room = outgoing.room();
-        let part = buffer.get_mut(..room).unwrap_or_default();
+        buffer.reserve(room);
+        let mut part = (&mut buffer).limit(room);
         tokio::select! {
-            read = from.read(part), if room > 0 => match read {
+            read = from.read_buf(&mut part), if room > 0 => match read {
                 Ok(0) => break,
-                Ok(count) => outgoing.push(buffer.get(..count).unwrap_or_default()),
+                Ok(_) => outgoing.push(buffer.split().freeze()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Somebody else has made our stdin so.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -2,7 +2,8 @@
 //!
 //! Where one is a pipe, it is opened once more: what is not to block is then our
 //! view of it alone, and not that of whoever shares it with us, as a shell does.
-//! So the runtime can wait for it, and no byte goes through another thread. The
+//! So the runtime can wait for it, and no byte goes through another thread. And it is
+//! made to hold more, so that each side has its turn less often. The
 //! rest (a terminal, a file, a socket, a pipe that is somebody else's) is read and
 //! written by a thread that may block.
 
@@ -36,7 +37,10 @@ pub(super) enum Output {
 /// Standard input. Must be called within a runtime.
 pub(super) fn input() -> Input {
     match OpenOptions::new().open_receiver(sys::STDIN) {
-        Ok(pipe) => Input::Pipe(pipe),
+        Ok(pipe) => {
+            sys::widen_pipe(&pipe);
+            Input::Pipe(pipe)
+        }
         // The other way says what is wrong, if anything is.
         Err(_) => Input::Other(tokio::io::stdin()),
     }
@@ -45,7 +49,10 @@ pub(super) fn input() -> Input {
 /// Standard output. Must be called within a runtime.
 pub(super) fn output() -> Output {
     match OpenOptions::new().open_sender(sys::STDOUT) {
-        Ok(pipe) => Output::Pipe(pipe),
+        Ok(pipe) => {
+            sys::widen_pipe(&pipe);
+            Output::Pipe(pipe)
+        }
         Err(_) => Output::Other(tokio::io::stdout()),
     }
 }

@@ -26,6 +26,7 @@ use tokio::task::JoinSet;
 
 use super::codec::{
     Dialect, FRAME_MIN, IO_HEADER, NOFID, NOTAG, Qid, Reply, Request, Stat, WALK_MAX, frame_tag,
+    write_header,
 };
 use super::{MSIZE_MAX, MSIZE_MIN};
 use crate::gather;
@@ -71,7 +72,8 @@ struct State {
     last_tag: u16,
     free_fids: Vec<u32>,
     next_fid: u32,
-    outbox: VecDeque<Vec<u8>>,
+    /// Frames; what a Twrite carries is behind its header.
+    outbox: VecDeque<(Vec<u8>, Bytes)>,
     /// Why there will be no answers any more.
     ended: Option<String>,
 }
@@ -310,15 +312,18 @@ impl File {
     /// many were taken.
     pub fn write(&self, bytes: &[u8]) -> Write {
         let most = usize::try_from(self.iounit).unwrap_or(usize::MAX);
-        let data = bytes.get(..most).unwrap_or(bytes);
-        let offset = self.offset.load(Ordering::Relaxed);
-        let request = Request::Write { fid: self.fid.number, offset, data };
-        Write {
-            pending: Pending::new(self.shared(), &request),
-            count: u32::try_from(data.len()).unwrap_or(u32::MAX),
-            offset,
-            end: Arc::clone(&self.offset),
-        }
+        self.write_bytes(Bytes::copy_from_slice(bytes.get(..most).unwrap_or(bytes)))
+    }
+
+    /// The same, of bytes that need not be copied.
+    pub fn write_bytes(&self, mut data: Bytes) -> Write {
+        data.truncate(usize::try_from(self.iounit).unwrap_or(usize::MAX));
+        let (fid, offset) = (self.fid.number, self.offset.load(Ordering::Relaxed));
+        let count = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        let write = (fid, offset, data);
+        let pending =
+            Pending::ask(self.shared(), |state, waiting| state.send_write(write, waiting));
+        Write { pending, count, offset, end: Arc::clone(&self.offset) }
     }
 
     /// Writes all of these bytes, in as many messages as it takes.
@@ -449,8 +454,15 @@ enum PendingState {
 
 impl Pending {
     fn new(shared: &Arc<Shared>, request: &Request<'_>) -> Self {
+        Self::ask(shared, |state, waiting| state.send(request, waiting))
+    }
+
+    fn ask(
+        shared: &Arc<Shared>,
+        send: impl FnOnce(&mut State, Waiting) -> Result<u16, ClientError>,
+    ) -> Self {
         let (sender, receiver) = oneshot::channel();
-        let sent = shared.lock().send(request, Waiting::Future(sender));
+        let sent = send(&mut shared.lock(), Waiting::Future(sender));
         shared.filled.notify_one();
         let (tag, state) = match sent {
             Ok(tag) => (tag, PendingState::Waiting(receiver)),
@@ -520,12 +532,30 @@ impl Shared {
 
 impl State {
     fn send(&mut self, request: &Request<'_>, waiting: Waiting) -> Result<u16, ClientError> {
+        let tag = if matches!(request, Request::Version { .. }) { NOTAG } else { self.free_tag()? };
+        self.post(tag, (request.encode(tag, Dialect::Plan9), Bytes::new()), waiting)
+    }
+
+    fn send_write(
+        &mut self,
+        (fid, offset, data): (u32, u64, Bytes),
+        waiting: Waiting,
+    ) -> Result<u16, ClientError> {
+        let tag = self.free_tag()?;
+        self.post(tag, (write_header(tag, fid, offset, data.len()), data), waiting)
+    }
+
+    fn post(
+        &mut self,
+        tag: u16,
+        frame: (Vec<u8>, Bytes),
+        waiting: Waiting,
+    ) -> Result<u16, ClientError> {
         if let Some(reason) = &self.ended {
             return Err(ClientError::Ended(reason.clone()));
         }
-        let tag = if matches!(request, Request::Version { .. }) { NOTAG } else { self.free_tag()? };
         self.waiting.insert(tag, waiting);
-        self.outbox.push_back(request.encode(tag, Dialect::Plan9));
+        self.outbox.push_back(frame);
         Ok(tag)
     }
 
@@ -564,7 +594,7 @@ impl State {
 /// Sends requests, as many at a time as there are.
 async fn send<W: AsyncWrite + Unpin>(mut writer: W, shared: Arc<Shared>) {
     loop {
-        let frames: Vec<Vec<u8>> = {
+        let frames: Vec<(Vec<u8>, Bytes)> = {
             let mut state = shared.lock();
             if state.ended.is_some() {
                 return;
@@ -575,7 +605,13 @@ async fn send<W: AsyncWrite + Unpin>(mut writer: W, shared: Arc<Shared>) {
             shared.filled.notified().await;
             continue;
         }
-        let mut pieces: Vec<IoSlice<'_>> = frames.iter().map(|frame| IoSlice::new(frame)).collect();
+        let mut pieces: Vec<IoSlice<'_>> = Vec::with_capacity(frames.len() * 2);
+        for (head, data) in &frames {
+            pieces.push(IoSlice::new(head));
+            if !data.is_empty() {
+                pieces.push(IoSlice::new(data));
+            }
+        }
         let sent = async {
             gather::write_all(&mut writer, &mut pieces).await?;
             writer.flush().await

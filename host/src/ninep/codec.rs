@@ -574,6 +574,17 @@ pub fn read_header(tag: u16, payload: usize) -> [u8; 11] {
     [s0, s1, s2, s3, kind::RREAD, t0, t1, c0, c1, c2, c3]
 }
 
+/// What a Twrite has before its data, which is kept apart from it.
+pub fn write_header(tag: u16, fid: u32, offset: u64, data: usize) -> Vec<u8> {
+    let mut header = Request::Write { fid, offset, data: &[] }.encode(tag, Dialect::Plan9);
+    let count = u32::try_from(data).unwrap_or(u32::MAX);
+    let size = u32::try_from(header.len()).unwrap_or(u32::MAX).saturating_add(count);
+    patch(&mut header, 0, &size.to_le_bytes());
+    let at = header.len().saturating_sub(4);
+    patch(&mut header, at, &count.to_le_bytes());
+    header
+}
+
 /// Puts these bytes over those at this place.
 pub(super) fn patch(out: &mut [u8], at: usize, bytes: &[u8]) {
     if let Some(place) = out.get_mut(at..at + bytes.len()) {

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -47,8 +48,8 @@ pub(super) async fn exchange(data: &File) -> Result<String, CommandError> {
                 outgoing.done().await.trying(failed)?;
             }
             let part = pattern.at(sent, (AMOUNT - sent).min(CHUNK));
-            outgoing.push(part);
             sent += part.len();
+            outgoing.push(part);
         }
         outgoing.finish().await.trying(failed)
     };
@@ -58,18 +59,18 @@ pub(super) async fn exchange(data: &File) -> Result<String, CommandError> {
         let mut received = 0;
         while received < AMOUNT {
             let bytes = incoming.next().await.trying(failed)?;
-            let mut rest = &*bytes;
+            let mut rest = bytes;
             if rest.is_empty() {
                 return Err(CommandError::Mismatch(format!("it ended after {received} bytes")));
             }
             while !rest.is_empty() {
                 let right = pattern.at(received, rest.len());
-                if rest.get(..right.len()) != Some(right) {
+                if rest.get(..right.len()) != Some(&*right) {
                     let what = format!("what came back differs near byte {received}");
                     return Err(CommandError::Mismatch(what));
                 }
                 received += right.len();
-                rest = rest.get(right.len()..).unwrap_or_default();
+                rest.advance(right.len());
             }
         }
         Ok(())
@@ -84,7 +85,7 @@ pub(super) async fn exchange(data: &File) -> Result<String, CommandError> {
 }
 
 /// Data that is easily known again.
-struct Pattern(Vec<u8>);
+struct Pattern(Bytes);
 
 impl Pattern {
     fn new() -> Self {
@@ -100,8 +101,8 @@ impl Pattern {
     }
 
     /// At most so many bytes from this place on, and at least one.
-    fn at(&self, place: usize, length: usize) -> &[u8] {
+    fn at(&self, place: usize, length: usize) -> Bytes {
         let start = place % PERIOD;
-        self.0.get(start..(start + length).min(PERIOD)).unwrap_or_default()
+        self.0.slice(start..(start + length).min(PERIOD))
     }
 }
