@@ -14,6 +14,7 @@ pub mod error;
 pub mod far;
 pub mod loopback;
 pub mod openssh;
+mod process;
 #[cfg(test)]
 pub(crate) mod testing;
 

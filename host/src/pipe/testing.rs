@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use sshnet_core::message::{Global, Message, Open};
+use sshnet_core::message::{Global, Message, Open, reason};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -157,6 +157,16 @@ impl Engine {
             data: b"",
         });
         Channel { ours, theirs, window, packet }
+    }
+
+    /// Refuses a call, by its sender number.
+    pub(crate) fn refuse(&mut self, theirs: u32) {
+        self.send(&Message::OpenFailure {
+            recipient: theirs,
+            reason: reason::PROHIBITED,
+            description: b"no",
+            language: b"",
+        });
     }
 
     /// Sends all of this and EOF as the window allows, takes what comes until
@@ -343,12 +353,7 @@ pub(crate) async fn takes_calls(engine: &mut Engine) -> Vec<String> {
         assert_eq!(engine.announce("127.0.0.1", port).await, Some(Vec::new()));
         let caller = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         let (theirs, ..) = engine.call().await;
-        engine.send(&Message::OpenFailure {
-            recipient: theirs,
-            reason: 1,
-            description: b"no",
-            language: b"",
-        });
+        engine.refuse(theirs);
         assert_ended(caller).await;
         assert_eq!(engine.cancel("127.0.0.1", port).await, Some(Vec::new()));
         port_is_free(port).await;

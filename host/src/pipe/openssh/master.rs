@@ -1,50 +1,37 @@
-//! The private ssh master: its directory, its process, its words.
+//! The private ssh master: its directory, its start, its end.
 //!
 //! The master is ours alone (ssh(1), ControlMaster in ssh_config(5)) and stays
 //! in the foreground, so that it can ask for passwords on the terminal and ends
 //! when we end. Knows nothing of what is said on its control socket beyond the
 //! greeting that shows that it is ready.
 
-use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustix::process::Signal;
 use tokio::net::UnixStream;
-use tokio::sync::{oneshot, watch};
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::Options;
 use super::mux::{Control, MuxError};
 use crate::pipe::error::PipeError;
-use crate::sys;
+use crate::pipe::process::Process;
 
 /// ssh binds the path with a dot and 16 random letters behind it, and a socket
 /// address holds 108 bytes with the zero at the end.
 const CONTROL_PATH: usize = 90;
-/// How much of its stderr is kept.
-const KEPT: usize = 8 << 10;
-/// How much of its last line goes into an error.
-const WORDS: usize = 400;
 /// How often a start looks whether the socket is there.
 const LOOK: Duration = Duration::from_millis(20);
 /// How long a master may take to answer once its socket is there.
 const READY: Duration = Duration::from_secs(10);
 /// How long a master that was told to end may take for it.
 const END: Duration = Duration::from_secs(2);
-/// How long its last words are waited for; a ProxyCommand may hold its stderr.
-const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// Neutralises whatever in the user's configuration would make the connection
 /// more than a carrier of channels. None is newer than OpenSSH 7.6.
@@ -157,57 +144,6 @@ fn fit(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// The last of ssh's stderr.
-#[derive(Debug, Default)]
-struct Words {
-    kept: Mutex<VecDeque<u8>>,
-    /// Nobody wants to see ssh's comment on the signal that we sent.
-    quiet: AtomicBool,
-}
-
-impl Words {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<u8>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn add(&self, bytes: &[u8]) {
-        let mut kept = self.lock();
-        kept.extend(bytes);
-        let excess = kept.len().saturating_sub(KEPT);
-        kept.drain(..excess);
-    }
-
-    /// The last line, without what a terminal would act on.
-    fn last_line(&self) -> Option<String> {
-        let kept = self.lock().iter().copied().collect::<Vec<u8>>();
-        let text = String::from_utf8_lossy(&kept);
-        let line = text
-            .lines()
-            .map(str::trim)
-            .rfind(|line| !line.is_empty() && !line.starts_with("Warning: Permanently added"))?;
-        Some(line.chars().filter(|c| !c.is_control()).take(WORDS).collect())
-    }
-}
-
-/// The process, as its own thread and we see it.
-#[derive(Debug)]
-struct Process {
-    /// `None` once reaped; until then the number is surely its own.
-    child: Mutex<Option<(Child, Pid)>>,
-}
-
-impl Process {
-    fn lock(&self) -> MutexGuard<'_, Option<(Child, Pid)>> {
-        self.child.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn signal(&self, signal: Signal) {
-        if let Some((_, pid)) = *self.lock() {
-            let _ = rustix::process::kill_process(pid, signal);
-        }
-    }
-}
-
 /// Asks nothing and fails instead: for a login that the user has not begun.
 const UNATTENDED: &[&str] = &["-o", "BatchMode=yes"];
 
@@ -222,10 +158,7 @@ pub(super) struct Ready {
 /// A running master. Dropping it tells it to end and removes its directory.
 #[derive(Debug)]
 pub(super) struct Master {
-    process: Arc<Process>,
-    exit: watch::Receiver<Option<ExitStatus>>,
-    words: Arc<Words>,
-    stderr: JoinHandle<()>,
+    process: Process,
     dir: PrivateDir,
 }
 
@@ -233,7 +166,6 @@ impl Master {
     /// Starts ssh and waits until it is ready. One that is not `attended` may not
     /// ask the user for anything.
     pub(super) async fn start(options: &Options, attended: bool) -> Result<Ready, PipeError> {
-        sys::raise_file_limit();
         let dir = PrivateDir::new().map_err(PipeError::Directory)?;
         let mut master = Self::spawn(options, attended, dir).await?;
         let path = master.dir.control();
@@ -249,13 +181,12 @@ impl Master {
             Ok::<_, MuxError>((proxy, control))
         };
         let connected = tokio::select! {
-            _ = master.exit.wait_for(Option::is_some) => None,
+            () = master.exited() => None,
             connected = timeout(READY, connect) => Some(connected),
         };
         match connected {
             Some(Ok(Ok((proxy, control)))) => {
-                // From here on other words count.
-                master.words.lock().clear();
+                master.process.words().forget();
                 Ok(Ready { master, proxy, control })
             }
             Some(Ok(Err(error))) => Err(master.broken(PipeError::Mux(error.to_string())).await),
@@ -268,7 +199,6 @@ impl Master {
     }
 
     async fn spawn(options: &Options, attended: bool, dir: PrivateDir) -> Result<Self, PipeError> {
-        let failed = |error| PipeError::Run { program: options.program.clone(), error };
         let mut command = Command::new(&options.program);
         command
             .arg("-M")
@@ -280,26 +210,17 @@ impl Master {
             .args(&options.options)
             .args([OsStr::new("--"), &options.destination])
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let (started, start) = oneshot::channel();
-        let (ended, exit) = watch::channel(None);
-        // ssh is to end when the thread that started it ends: so this one stays
-        // as long as ssh does.
-        let thread = std::thread::Builder::new().name("ssh".to_owned());
-        thread.spawn(move || run(&mut command, started, &ended)).map_err(failed)?;
-        let start = start.await.map_err(|_| failed(io::Error::other("its thread ended")))?;
-        let (process, stderr) = start.map_err(failed)?;
-        let stderr = tokio::process::ChildStderr::from_std(stderr).map_err(failed)?;
-        let words = Arc::new(Words::default());
-        let stderr = tokio::spawn(listen(stderr, Arc::clone(&words)));
-        Ok(Self { process, exit, words, stderr, dir })
+            .stdout(Stdio::null());
+        match Process::start(command, "ssh").await {
+            Ok((process, _)) => Ok(Self { process, dir }),
+            Err(error) => Err(PipeError::Run { program: options.program.clone(), error }),
+        }
     }
 
     /// The process, as long as it is one.
     #[cfg(test)]
     pub(super) fn pid(&self) -> Option<i32> {
-        self.process.lock().as_ref().map(|(_, pid)| pid.as_raw_nonzero().get())
+        self.process.pid().map(|pid| pid.as_raw_nonzero().get())
     }
 
     /// Where other sockets may be put.
@@ -313,37 +234,17 @@ impl Master {
     }
 
     /// Waits for its end, and does not keep it from being dropped.
-    pub(super) fn exit(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut exit = self.exit.clone();
-        async move {
-            let _ = exit.wait_for(Option::is_some).await;
-        }
-    }
-
-    /// Waits for its end.
-    pub(super) async fn exited(&mut self) {
-        // Fails where the thread is gone, and then so is ssh.
-        let _ = self.exit.wait_for(Option::is_some).await;
+    pub(super) fn exited(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.process.exit()
     }
 
     /// What it said when it ended.
     pub(super) async fn ended(&mut self) -> PipeError {
         self.exited().await;
-        if !self.stderr.is_finished() {
-            let _ = timeout(LAST_WORDS, &mut self.stderr).await;
-        }
-        let status = *self.exit.borrow();
-        let how = match status {
-            Some(status) => match (status.code(), status.signal()) {
-                (Some(code), _) => format!("exit status {code}"),
-                (None, Some(signal)) => format!("signal {signal}"),
-                (None, None) => status.to_string(),
-            },
-            None => "exit status unknown".to_owned(),
-        };
+        let ended = self.process.ended().await;
         // One that goes to the background by the user's configuration leaves
         // a child of its own behind.
-        if status.is_some_and(|status| status.success())
+        if ended.code == Some(0)
             && let Ok(mut control) = Control::connect(&self.dir.control()).await
         {
             let _ = control.terminate().await;
@@ -352,10 +253,9 @@ impl Master {
         }
         // One that was killed has said nothing about it: what it said before is
         // about something else.
-        let killed = status.is_some_and(|status| status.signal().is_some());
-        PipeError::Ended(match self.words.last_line() {
-            Some(line) if !killed => format!("{line} ({how})"),
-            _ => how,
+        PipeError::Ended(match ended.last_line {
+            Some(line) if ended.signal.is_none() => format!("{line} ({})", ended.how),
+            _ => ended.how,
         })
     }
 
@@ -369,7 +269,7 @@ impl Master {
 
     /// Tells it to end.
     pub(super) fn terminate(&self) {
-        self.words.quiet.store(true, Ordering::Relaxed);
+        self.process.silence();
         self.process.signal(Signal::TERM);
     }
 
@@ -385,60 +285,18 @@ impl Master {
 
 impl Drop for Master {
     fn drop(&mut self) {
-        self.stderr.abort();
-        self.words.quiet.store(true, Ordering::Relaxed);
-        if self.exit.borrow().is_some() {
+        self.process.silence();
+        if self.process.has_ended() {
             return;
         }
         self.process.signal(Signal::TERM);
-        let process = Arc::clone(&self.process);
+        let process = self.process.signaller();
         let kill = move || {
             std::thread::sleep(END);
             process.signal(Signal::KILL);
         };
         // Should the program end before that, the system sends the signal again.
         let _ = std::thread::Builder::new().name("ssh end".to_owned()).spawn(kill);
-    }
-}
-
-/// Runs ssh to its end, in a thread of its own.
-fn run(
-    command: &mut Command,
-    started: oneshot::Sender<io::Result<(Arc<Process>, ChildStderr)>>,
-    ended: &watch::Sender<Option<ExitStatus>>,
-) {
-    let mut child = match sys::spawn_tied(command) {
-        Ok(child) => child,
-        Err(error) => {
-            let _ = started.send(Err(error));
-            return;
-        }
-    };
-    let pid = Pid::from_child(&child);
-    let stderr = child.stderr.take().ok_or_else(|| io::Error::other("no stderr"));
-    let process = Arc::new(Process { child: Mutex::new(Some((child, pid))) });
-    let told = started.send(stderr.map(|stderr| (Arc::clone(&process), stderr)));
-    if told.is_err() {
-        // Whoever started it is gone already.
-        process.signal(Signal::TERM);
-    }
-    sys::wait_unreaped(pid);
-    let reaped = process.lock().take().and_then(|(mut child, _)| child.wait().ok());
-    // Without a status it is an end all the same.
-    let _ = ended.send(Some(reaped.unwrap_or_default()));
-}
-
-/// Keeps what ssh says, and shows it to the user.
-async fn listen(mut stderr: tokio::process::ChildStderr, words: Arc<Words>) {
-    let mut buffer = [0; 1024];
-    let mut ours = tokio::io::stderr();
-    while let Ok(length @ 1..) = stderr.read(&mut buffer).await {
-        let said = buffer.get(..length).unwrap_or_default();
-        words.add(said);
-        if !words.quiet.load(Ordering::Relaxed) {
-            let _ = ours.write_all(said).await;
-            let _ = ours.flush().await;
-        }
     }
 }
 
@@ -490,16 +348,5 @@ mod tests {
         let dir = PrivateDir::below(Some(runtime.path())).unwrap();
         assert!(!dir.path().starts_with(runtime.path()));
         assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn the_last_line_is_kept_and_is_safe_to_print() {
-        let words = Words::default();
-        assert_eq!(words.last_line(), None);
-        words.add(b"first\r\n\x1b[31mlast\x07\r\n\n");
-        assert_eq!(words.last_line().unwrap(), "[31mlast");
-        words.add(&vec![b'x'; 3 * KEPT]);
-        assert_eq!(words.lock().len(), KEPT);
-        assert_eq!(words.last_line().unwrap().len(), WORDS);
     }
 }

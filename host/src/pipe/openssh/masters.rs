@@ -329,7 +329,7 @@ fn admit(shared: &Arc<Shared>, ready: Ready, tasks: &mut Tasks) -> (ConnectionId
     let Ready { master, proxy, control } = ready;
     let (id, [reading, writing]) = attach(shared, proxy, None, tasks);
     let (far_id, far, carrying) = attach_far(shared, id, tasks);
-    let exit = master.exit();
+    let exit = master.exited();
     let watching = tasks.spawn(async move {
         exit.await;
         (id, Err(PipeError::Mux("ended".to_owned())))

@@ -357,12 +357,7 @@ async fn refused_dials_wear_a_master_and_another_takes_its_place() {
         let caller = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         let (theirs, .., called, _) = engine.call().await;
         assert_eq!(called, u32::from(port));
-        engine.send(&Message::OpenFailure {
-            recipient: theirs,
-            reason: 1,
-            description: b"no",
-            language: b"",
-        });
+        engine.refuse(theirs);
         assert_ended(caller).await;
     }
     assert_eq!(engine.exchange(channel, b"still there").await, b"still there");
