@@ -9,23 +9,26 @@ mod access;
 pub mod address;
 mod bare;
 mod engine;
+mod lasting;
 mod peer;
 mod shell;
 pub mod ssh;
+mod usage;
 
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use self::access::Access;
 use self::address::{Announced, Local, Target};
 pub use self::engine::Core;
+pub use self::lasting::Lasting;
 use self::ssh::Far;
+pub use self::usage::UsageError;
 use crate::pipe::openssh::CONNECTIONS;
 use crate::pipe::{bare::Peer, far::permit::Permit};
 use crate::users::Users;
@@ -206,8 +209,9 @@ struct Serving {
     connections: usize,
 
     /// What leads to the far side. 'bare' is a program that speaks PuTTY's bare
-    /// ssh-connection: psusan, or 'sshnet-host peer'. 'loopback' is this machine as
-    /// its own far side, for trying things out. Both take no HOST.
+    /// ssh-connection: psusan, or 'sshnet-host peer'. 'plan9' is one that does the
+    /// ssh itself and passes on its messages, each as a packet. 'loopback' is this
+    /// machine as its own far side, for trying things out. They take no HOST.
     #[arg(long, value_name = "KIND", value_enum, default_value_t = Kind::Openssh)]
     pipe: Kind,
 
@@ -216,12 +220,16 @@ struct Serving {
 
     #[command(flatten)]
     access: Access,
+
+    #[command(flatten)]
+    lasting: Lasting,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum Kind {
     Openssh,
     Bare,
+    Plan9,
     Loopback,
 }
 
@@ -340,7 +348,7 @@ struct Using {
 #[derive(Debug, Eq, PartialEq)]
 pub enum Action {
     /// Serve a far side.
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Connect stdin and stdout to a far service.
     Dial {
         /// By which service; `None`: the one that is up.
@@ -429,6 +437,8 @@ pub struct Serve {
     pub ready_fd: Option<i32>,
     /// What leads to the far side.
     pub pipe: Pipe,
+    /// What becomes of a connection that ends.
+    pub lasting: Lasting,
     /// Where else to serve.
     pub listen: Option<Listen>,
     /// Whom to serve.
@@ -447,7 +457,7 @@ pub struct Listen {
 }
 
 /// What leads to the far side.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Pipe {
     /// ssh.
     Openssh {
@@ -460,75 +470,10 @@ pub enum Pipe {
     },
     /// Whoever speaks a bare connection.
     Bare(Peer),
+    /// A command line whose writes are messages.
+    Plan9(OsString),
     /// This machine is its own far side.
     Loopback,
-}
-
-/// A command line that makes no sense, or one that asks for help.
-#[derive(Debug)]
-pub struct UsageError {
-    text: String,
-    /// Whether the text is what was asked for.
-    help: bool,
-}
-
-impl UsageError {
-    fn new(what: impl std::fmt::Display) -> Self {
-        let text = wrapped(&format!("sshnet-host: {what}"));
-        Self { text: format!("{text}\nFor help: sshnet-host --help\n"), help: false }
-    }
-
-    /// Prints it where it belongs; answers with the exit status.
-    pub fn print(&self) -> u8 {
-        use std::io::Write;
-        // Where nobody listens there is nobody to tell.
-        if self.help {
-            let _ = std::io::stdout().write_all(self.text.as_bytes());
-            return 0;
-        }
-        let _ = std::io::stderr().write_all(self.text.as_bytes());
-        2
-    }
-}
-
-/// Text in lines of at most 80 columns, where its words are short enough.
-fn wrapped(text: &str) -> String {
-    const WIDTH: usize = 80;
-    let mut out = String::with_capacity(text.len());
-    for (number, line) in text.lines().enumerate() {
-        if number > 0 {
-            out.push('\n');
-        }
-        let mut column = 0;
-        for word in line.split(' ') {
-            let width = word.chars().count();
-            if column > 0 && column + 1 + width > WIDTH {
-                out.push('\n');
-                column = 0;
-            } else if column > 0 {
-                out.push(' ');
-                column += 1;
-            }
-            out.push_str(word);
-            column += width;
-        }
-    }
-    out
-}
-
-impl From<clap::Error> for UsageError {
-    fn from(error: clap::Error) -> Self {
-        let text = error.render().to_string();
-        match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Self { text, help: true },
-            _ => {
-                let text = text.strip_prefix("error: ").unwrap_or(&text);
-                // The usage that clap appends is longer than what was wrong.
-                let text = text.split("\n\nUsage:").next().unwrap_or(text);
-                Self::new(text.trim_end())
-            }
-        }
-    }
 }
 
 /// Reads a command line, the program's name included.
@@ -558,7 +503,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Action, UsageE
             action(command, line.service)
         }
         None if is_command => Err(UsageError::new("there is no command")),
-        None => serve(line.service, line.serving, rest).map(Action::Serve),
+        None => serve(line.service, line.serving, rest).map(|serve| Action::Serve(Box::new(serve))),
     }
 }
 
@@ -641,6 +586,7 @@ fn serve(
         pipe,
         bare,
         access,
+        lasting,
     } = serving;
     let exact_reads = access.exact_reads;
     if let Some(fd) = ready_fd.filter(|fd| *fd < 3) {
@@ -648,7 +594,7 @@ fn serve(
             "--ready-fd {fd}: must be 3 or more (0 to 2 are stdin, stdout and stderr)"
         )));
     }
-    if pipe != Kind::Bare {
+    if !matches!(pipe, Kind::Bare | Kind::Plan9) {
         bare.absent()?;
     }
     if pipe != Kind::Openssh && caller_address {
@@ -660,7 +606,13 @@ fn serve(
         return Err(UsageError::new("--connections is for ssh: the others have no more than one"));
     }
     let (pipe, name) = match pipe {
-        Kind::Bare => (Pipe::Bare(bare.peer(&rest)?), "bare".into()),
+        Kind::Bare => (Pipe::Bare(bare.peer("bare", &rest)?), "bare".into()),
+        Kind::Plan9 => match bare.peer("plan9", &rest)? {
+            Peer::Command(command) => (Pipe::Plan9(command), "plan9".into()),
+            Peer::Socket(_) => {
+                return Err(UsageError::new("--connect: --pipe plan9 takes --exec COMMAND only"));
+            }
+        },
         Kind::Openssh => {
             let far = ssh::read(rest).map_err(UsageError::new)?;
             let name = far.host();
@@ -678,7 +630,19 @@ fn serve(
     };
     let service = service.unwrap_or(name);
     let (listen, users) = access.read(&service)?;
-    Ok(Serve { service, mount, prefix, debug, core, ready_fd, pipe, listen, users, exact_reads })
+    Ok(Serve {
+        service,
+        mount,
+        prefix,
+        debug,
+        core,
+        ready_fd,
+        pipe,
+        lasting,
+        listen,
+        users,
+        exact_reads,
+    })
 }
 
 impl Serving {
@@ -693,6 +657,7 @@ impl Serving {
             && self.pipe == Kind::Openssh
             && self.bare == bare::Bare::default()
             && self.access == Access::default()
+            && self.lasting == Lasting::default()
     }
 }
 
@@ -743,7 +708,7 @@ fn kind(word: &OsStr) -> Word {
         b"--" => Word::End,
         b"-s" | b"-m" | b"--prefix" | b"--core" | b"--ready-fd" | b"--pipe" | b"--listen"
         | b"--exec" | b"--connect" | b"--connections" | b"--core-memory" | b"--core-fuel"
-        | b"--allow-user" => Word::WithValue,
+        | b"--allow-user" | b"--dial-wait" | b"--keepalive" => Word::WithValue,
         b"-D" | b"-h" => Word::Flag,
         // Of long options ssh has none: clap says what is wrong with this one.
         [b'-', b'-', ..] | [b'-', b's' | b'm', ..] => Word::Flag,

@@ -194,6 +194,11 @@ impl Driver {
         }
     }
 
+    /// Whether the engine is gone, and so nothing can be done any more.
+    pub fn is_gone(&self) -> bool {
+        self.lock().engine.is_none()
+    }
+
     /// Waits until the engine is gone or has had to give up the pipe, and says why.
     pub async fn failure(&self) -> String {
         let mut failure = self.shared.failure.subscribe();

@@ -21,6 +21,7 @@ pub mod ninep;
 pub mod notice;
 pub mod peer;
 pub mod pipe;
+pub mod reconnect;
 pub mod runtime;
 pub mod serve;
 pub mod services;

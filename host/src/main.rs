@@ -23,18 +23,17 @@ fn main() {
 fn run(action: Action) -> u8 {
     // Before anything else is opened.
     let ready = match &action {
-        Action::Serve(args::Serve { ready_fd: Some(number), .. }) => {
-            match sys::take_inherited(*number) {
-                Ok(fd) => Some(fd),
-                Err(error) => {
-                    notice(format_args!("--ready-fd {number}: {error}"));
-                    return 2;
-                }
+        Action::Serve(options) => match options.ready_fd.map(sys::take_inherited).transpose() {
+            Ok(ready) => ready,
+            Err(error) => {
+                let number = options.ready_fd.unwrap_or_default();
+                notice(format_args!("--ready-fd {number}: {error}"));
+                return 2;
             }
-        }
+        },
         _ => None,
     };
-    log(matches!(action, Action::Serve(args::Serve { debug: true, .. })));
+    log(matches!(&action, Action::Serve(options) if options.debug));
     sys::keep_freed_memory();
     let runtime = match runtime::build() {
         Ok(runtime) => runtime,
@@ -43,7 +42,7 @@ fn run(action: Action) -> u8 {
     let ended = runtime.block_on(async {
         match action {
             Action::Serve(options) => {
-                serve::run(options, ready).await.map_err(|error| error.to_string())
+                serve::run(*options, ready).await.map_err(|error| error.to_string())
             }
             Action::Dial { service, target } => {
                 commands::dial::run(service, target).await.map_err(|error| error.to_string())

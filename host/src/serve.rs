@@ -2,37 +2,36 @@
 //!
 //! ```text
 //! socket bound -> core compiled -> pipe started -> mounted -> "serving"
-//!                                      "serving" -> signal: unmount, shut down
-//!                                                -> pipe ended: unmount, fail
+//!            "serving" -> signal: unmount, shut down
+//!                      -> pipe ended, and not to be had again: unmount, fail
 //! ```
 //!
 //! The socket is bound first, so that a name in use is known before ssh asks for a
 //! password; so is the mount point looked at. Whoever connects before the pipe is
 //! up waits. At the end the tree's users get their errors before the program goes.
 
+mod connection;
 pub mod names;
 
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 
+use self::connection::{Connection, Way};
 use crate::args;
 use crate::driver::Driver;
 use crate::engine::{Config, Core, Engine, EngineError, Sandbox};
 use crate::fuse::{MountError, Mounted, Mountpoint};
 use crate::ninep;
 use crate::notice::notice;
+use crate::pipe::Login;
 use crate::pipe::error::PipeError;
-use crate::pipe::{Link, bare, loopback, openssh};
 use crate::services::{self, ServiceError};
 use crate::signals::Signals;
 use crate::sys;
@@ -45,12 +44,6 @@ const DEFAULT_PREFIX: &str = "/net";
 const SAME_SIGNAL: Duration = Duration::from_millis(200);
 /// How long the users of the tree have to get their last errors.
 const LAST_ERRORS: Duration = Duration::from_millis(300);
-/// The same where nothing went wrong: the user waits for the prompt.
-const LAST_WORDS: Duration = Duration::from_millis(50);
-/// How long the far side may take to agree to the end of all conversations.
-const DRAIN: Duration = Duration::from_secs(1);
-/// How long the pipe may take to end after that.
-const END: Duration = Duration::from_secs(3);
 /// How long ssh has to give the terminal back when it is not needed any more.
 const TERMINAL: Duration = Duration::from_millis(100);
 
@@ -66,6 +59,9 @@ pub enum ServeError {
     /// The pipe could not be started, or has ended.
     #[error("{0}")]
     Pipe(#[from] PipeError),
+    /// It has ended, and would not be let in again.
+    #[error("no new connection: {0}")]
+    NotAgain(String),
     /// There is no mount, or none any more.
     #[error("{0}")]
     Mount(#[from] MountError),
@@ -113,16 +109,20 @@ pub async fn run(options: args::Serve, ready: Option<OwnedFd>) -> Result<(), Ser
     };
     let prefix = prefix(options.prefix, mountpoint.as_ref())?;
     // The component is compiled while ssh logs in.
-    let engine = tokio::task::spawn_blocking(move || engine(&options.core, &prefix));
+    let lasting = options.lasting;
+    let engine =
+        tokio::task::spawn_blocking(move || engine(&options.core, &prefix, lasting.dial_wait()));
     let engine = async {
         engine.await.map_err(|e| ServeError::System("the compiler ended", io::Error::other(e)))?
     };
+    let way = Way { pipe: options.pipe, keepalive: lasting.keepalive() };
+    let first = async { Ok(way.start(Login::First).await?) };
     let started = tokio::select! {
         biased;
         () = signals.next() => Err(ServeError::Stopped),
-        started = async { tokio::try_join!(engine, start(options.pipe)) } => started,
+        started = async { tokio::try_join!(engine, first) } => started,
     };
-    let (engine, started) = match started {
+    let (engine, first) = match started {
         Err(ServeError::Stopped) => {
             sleep(TERMINAL).await;
             return Err(ServeError::Stopped);
@@ -132,16 +132,16 @@ pub async fn run(options: args::Serve, ready: Option<OwnedFd>) -> Result<(), Ser
         }
         started => started?,
     };
-    let Started { name, pipe } = started;
+    let name = way.name();
     let driver = Driver::new(engine);
-    let mut pipe = tokio::spawn(pipe(driver.pipe_up()));
+    let mut connection = Connection::new(driver.clone(), way, first, lasting.reconnect());
     let tree = Tree::new(driver.clone(), Owner::current());
     let mut mounted = match mountpoint {
         None => None,
         Some(mountpoint) => match mountpoint.mount(tree.clone()).await {
             Ok(mounted) => Some(mounted),
             Err(error) => {
-                shut_down(&driver, &mut pipe, &mut signals).await;
+                connection.shut_down(&mut signals).await;
                 return Err(error.into());
             }
         },
@@ -165,8 +165,7 @@ pub async fn run(options: args::Serve, ready: Option<OwnedFd>) -> Result<(), Ser
     let ended = tokio::select! {
         () = signals.next() => None,
         error = mount_ended(&mut mounted) => Some(error.into()),
-        ended = &mut pipe => Some(why(ended, &driver).await),
-        reason = driver.failure() => Some(ServeError::Session(reason)),
+        error = connection.kept() => Some(error),
         ended = &mut ninep => Some(ServeError::System("cannot take 9P connections", match ended {
             Ok(Err(error)) => error,
             Ok(Ok(())) => io::Error::other("the listener ended"),
@@ -179,7 +178,7 @@ pub async fn run(options: args::Serve, ready: Option<OwnedFd>) -> Result<(), Ser
         mounted.unmount().await;
     }
     let Some(error) = ended else {
-        shut_down(&driver, &mut pipe, &mut signals).await;
+        connection.shut_down(&mut signals).await;
         ninep.abort();
         return Ok(());
     };
@@ -191,7 +190,7 @@ pub async fn run(options: args::Serve, ready: Option<OwnedFd>) -> Result<(), Ser
     let stopped = timeout(SAME_SIGNAL, signals.next()).await.is_ok();
     tokio::time::sleep_until(grace).await;
     ninep.abort();
-    end(&mut pipe).await;
+    connection.end().await;
     if stopped { Ok(()) } else { Err(error) }
 }
 
@@ -223,12 +222,19 @@ async fn mount_ended(mounted: &mut Option<Mounted>) -> MountError {
 }
 
 /// Makes the engine, from this component or the one built in.
-pub fn engine(options: &args::Core, prefix: &str) -> Result<Engine, ServeError> {
+/// Dials wait so long for a connection.
+pub fn engine(
+    options: &args::Core,
+    prefix: &str,
+    dial_wait: Duration,
+) -> Result<Engine, ServeError> {
     let core = match &options.file {
         Some(path) => Core::from_file(path)?,
         None => Core::embedded()?,
     };
     let limits = core.default_limits()?;
+    let dial_wait = u64::try_from(dial_wait.as_micros()).unwrap_or(u64::MAX);
+    let limits = Limits { dial_wait, ..limits };
     let sandbox = Sandbox::given(&limits, options.memory, options.fuel)?;
     let services = names::services();
     Ok(core.session(&Config { prefix: prefix.to_owned(), services, limits }, sandbox)?)
@@ -273,87 +279,5 @@ async fn listen(
             ended = unix => ended,
             ended = ninep::listen_tcp(listener, anybody, tree, options) => ended,
         },
-    }
-}
-
-/// A pipe that is ready to carry messages.
-struct Started {
-    /// What it leads to.
-    name: String,
-    pipe: Box<dyn FnOnce(Link) -> Running + Send>,
-}
-
-type Running = Pin<Box<dyn Future<Output = Result<(), PipeError>> + Send>>;
-
-async fn start(pipe: args::Pipe) -> Result<Started, ServeError> {
-    Ok(match pipe {
-        args::Pipe::Openssh { far, caller_address, connections } => {
-            let name = far.host().display().to_string();
-            let mut options = openssh::Options::new(far.destination);
-            options.options = far.options;
-            options.caller_address = caller_address;
-            options.connections = connections;
-            let pipe = openssh::start(options).await?;
-            Started { name, pipe: Box::new(|link| Box::pin(pipe.run(link))) }
-        }
-        args::Pipe::Bare(peer) => {
-            let name = peer.to_string();
-            let pipe = bare::start(peer).await?;
-            Started { name, pipe: Box::new(|link| Box::pin(pipe.run(link))) }
-        }
-        args::Pipe::Loopback => Started {
-            name: "this machine".to_owned(),
-            pipe: Box::new(|link| Box::pin(loopback::run(link))),
-        },
-    })
-}
-
-type Ended = Result<Result<(), PipeError>, tokio::task::JoinError>;
-
-/// Why a pipe ended that nobody asked to end.
-async fn why(ended: Ended, driver: &Driver) -> ServeError {
-    match ended {
-        Ok(Err(error)) => error.into(),
-        // The engine has given it up.
-        Ok(Ok(())) => match timeout(SAME_SIGNAL, driver.failure()).await {
-            Ok(reason) => ServeError::Session(reason),
-            Err(_) => ServeError::Ended,
-        },
-        Err(error) => ServeError::System("the pipe ended", io::Error::other(error)),
-    }
-}
-
-/// Ends all conversations, then the pipe. A second signal makes it quick.
-async fn shut_down(
-    driver: &Driver,
-    pipe: &mut JoinHandle<Result<(), PipeError>>,
-    signals: &mut Signals,
-) {
-    driver.shutdown("sshnet-host was stopped");
-    let clean = async {
-        let deadline = Instant::now() + DRAIN;
-        while !pipe.is_finished() && Instant::now() < deadline {
-            match driver.statistics() {
-                Ok(statistics) if statistics.channels > 0 => sleep(Duration::from_millis(5)).await,
-                _ => break,
-            }
-        }
-        driver.end_pipe();
-        sleep(LAST_WORDS).await;
-        // How it ended does not matter now: it may have had the same signal.
-        let _ = timeout_at(Instant::now() + END, &mut *pipe).await;
-    };
-    tokio::select! {
-        () = clean => {}
-        () = signals.next() => {}
-    }
-    end(pipe).await;
-}
-
-/// Ends a pipe at once, if it has not ended.
-async fn end(pipe: &mut JoinHandle<Result<(), PipeError>>) {
-    if !pipe.is_finished() {
-        pipe.abort();
-        let _ = timeout(END, pipe).await;
     }
 }

@@ -66,6 +66,26 @@ pub fn spawn_tied(command: &mut Command) -> io::Result<Child> {
     command.spawn()
 }
 
+/// Takes the terminal from a command that is not started yet.
+#[allow(unsafe_code)]
+pub fn without_terminal(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+
+    let leave = || Ok(rustix::process::setsid().map(drop)?);
+    // SAFETY: between fork and exec the closure makes one system call and nothing
+    // else: it takes no lock and allocates no memory.
+    unsafe { command.pre_exec(leave) };
+}
+
+/// Watches a descriptor for what can be read and written. Must be called within a
+/// tokio runtime.
+#[allow(unsafe_code)]
+pub fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: it is one number all the time, and open until it is dropped, which is
+    // when it is not watched any more.
+    Ok(unsafe { AsyncFd::register(fd) }?)
+}
+
 /// Waits for a child's end and leaves it unreaped, so that its number stays its
 /// own.
 pub fn wait_unreaped(child: Pid) {

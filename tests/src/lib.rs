@@ -9,6 +9,7 @@
 //! | [`peer`] | messages and effects in a form that can be compared and printed |
 //! | [`world`] | the program `sshnet-host`, run for a test, and what is around it |
 //! | [`sshd`] | an sshd of a test's own |
+//! | [`relay`] | a TCP path that can be lost |
 //! | [`ninep`] | a 9P client by raw frames, in three dialects |
 //! | [`refusing`] | a 9P service that refuses to write |
 //! | [`hostile`] | a component that misbehaves when it is told to |
@@ -28,6 +29,7 @@ pub mod link;
 pub mod ninep;
 pub mod peer;
 pub mod refusing;
+pub mod relay;
 pub mod sim;
 pub mod sshd;
 pub mod subject;

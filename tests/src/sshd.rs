@@ -41,6 +41,30 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("it is bound").port()
 }
 
+/// Makes a key.
+fn generate(key: &Path) {
+    let made = Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f"])
+        .arg(key)
+        .stdin(Stdio::null())
+        .status()
+        .expect("there is no ssh-keygen: install the Debian package openssh-client");
+    assert!(made.success(), "ssh-keygen failed");
+}
+
+/// Runs one with the configuration in this directory.
+fn serve(dir: &Path) -> Child {
+    let log = File::options().create(true).append(true).open(dir.join("log"));
+    Command::new(program())
+        .args(["-D", "-e", "-f"])
+        .arg(dir.join("config"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log.expect("it can be written"))
+        .spawn()
+        .expect("sshd starts")
+}
+
 impl Sshd {
     /// Starts one. `options` are lines of sshd_config, such as `PermitOpen none`;
     /// of one given twice the first counts, and theirs come first.
@@ -58,12 +82,7 @@ impl Sshd {
         let dir = private_directory();
         let path = |name: &str| dir.path().join(name).display().to_string();
         for key in ["host", "user"] {
-            let made = Command::new("ssh-keygen")
-                .args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", &path(key)])
-                .stdin(Stdio::null())
-                .status()
-                .expect("there is no ssh-keygen: install the Debian package openssh-client");
-            assert!(made.success(), "ssh-keygen failed");
+            generate(&dir.path().join(key));
         }
         // Without it sshd does not start as root; as another it isn't looked at.
         if user() == "root" {
@@ -80,25 +99,45 @@ impl Sshd {
             path("user.pub"),
         ));
         fs::write(dir.path().join("config"), config).expect("it can be written");
-        let process = Command::new(program())
-            .args(["-D", "-e", "-f", &path("config")])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(dir.path().join("log")).expect("it can be written"))
-            .spawn()
-            .expect("sshd starts");
+        let process = serve(dir.path());
         let mut sshd = Self { dir, process, port };
+        sshd.is_up().then_some(sshd)
+    }
+
+    /// Waits until it takes connections; not, where its port is in use.
+    fn is_up(&mut self) -> bool {
         let deadline = Instant::now() + Duration::from_secs(10);
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            if let Some(status) = sshd.process.try_wait().expect("it is our child") {
-                let log = sshd.log();
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            if let Some(status) = self.process.try_wait().expect("it is our child") {
+                let log = self.log();
                 assert!(log.contains("in use"), "sshd ended with {status}:\n{log}");
-                return None;
+                return false;
             }
-            assert!(Instant::now() < deadline, "sshd is not up in time:\n{}", sshd.log());
+            assert!(Instant::now() < deadline, "sshd is not up in time:\n{}", self.log());
             sleep(Duration::from_millis(10));
         }
-        Some(sshd)
+        true
+    }
+
+    /// Starts it again, after it was killed, on its port.
+    pub fn start_again(&mut self) {
+        // Somebody else may have the port for a moment.
+        until("sshd has its port again", || {
+            self.process = serve(self.dir.path());
+            self.is_up()
+        });
+    }
+
+    /// Gives it another host key, for when it is started again.
+    pub fn change_host_key(&self) {
+        let key = self.dir.path().join("host");
+        fs::remove_file(&key).expect("it is there");
+        generate(&key);
+    }
+
+    /// Lets nobody in any more.
+    pub fn forget_user(&self) {
+        fs::remove_file(self.dir.path().join("user.pub")).expect("it is there");
     }
 
     /// The options that get ssh in, without the destination.

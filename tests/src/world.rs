@@ -57,6 +57,14 @@ pub fn program() -> &'static Path {
     })
 }
 
+/// The far side of a plan9 pipe, which cargo builds with the tests.
+fn plan9_peer() -> PathBuf {
+    let this = std::env::current_exe().expect("a test has a path");
+    // target/PROFILE/deps/NAME-HASH
+    let directory = this.parent().and_then(Path::parent).expect("in target/PROFILE/deps");
+    directory.join("plan9-peer")
+}
+
 /// A process's children and theirs, as far as they are there.
 pub fn children_of(pid: u32) -> Vec<u32> {
     let mut parents = Vec::new();
@@ -87,6 +95,30 @@ pub fn children_of(pid: u32) -> Vec<u32> {
     found
 }
 
+/// Descriptors that a process has open.
+pub fn descriptors_of(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).expect("it is there, and ours").count()
+}
+
+/// Memory that a process has, in KiB.
+pub fn memory_of(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it is there");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+/// Everything under a directory.
+pub fn files_below(directory: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).expect("it is there").flatten() {
+        found.push(entry.path().display().to_string());
+        if entry.path().is_dir() {
+            found.extend(files_below(&entry.path()));
+        }
+    }
+    found
+}
+
 /// Sends a signal, by name.
 pub fn signal(pid: u32, name: &str) {
     let sent = Command::new("kill")
@@ -112,6 +144,8 @@ pub enum Kind {
     BarePeer,
     /// PuTTY's psusan, over a bare connection.
     BarePsusan,
+    /// A program of the tests' own, over a pair of sockets: see tests/peers/plan9.rs.
+    Plan9,
     /// The loopback pipe.
     Loopback,
 }
@@ -131,17 +165,31 @@ pub struct World {
 impl World {
     /// A service of this kind, up.
     pub fn new(kind: Kind) -> Self {
+        Self::with(kind, &[])
+    }
+
+    /// The same, with more options of ours.
+    pub fn with(kind: Kind, ours: &[&str]) -> Self {
         match kind {
-            Kind::Openssh => Self::with_sshd(Sshd::start(&[]), &[]),
-            Kind::BarePeer => Self::bare(&format!("{} peer", program().display())),
-            Kind::BarePsusan => Self::bare("psusan"),
-            Kind::Loopback => Self::up(&["--pipe", "loopback"]),
+            Kind::Openssh => Self::with_sshd(Sshd::start(&[]), ours),
+            Kind::BarePeer => Self::bare_with(&format!("{} peer", program().display()), ours),
+            Kind::BarePsusan => Self::bare_with("psusan", ours),
+            Kind::Plan9 => {
+                let peer = plan9_peer().display().to_string();
+                Self::start(None, &[ours, &["--pipe", "plan9", "--exec", &peer]].concat())
+            }
+            Kind::Loopback => Self::start(None, &[ours, &["--pipe", "loopback"]].concat()),
         }
     }
 
     /// A service over a bare connection to this command.
     pub fn bare(command: &str) -> Self {
-        Self::up(&["--pipe", "bare", "--exec", command])
+        Self::bare_with(command, &[])
+    }
+
+    /// The same, with more options of ours.
+    pub fn bare_with(command: &str, ours: &[&str]) -> Self {
+        Self::start(None, &[ours, &["--pipe", "bare", "--exec", command]].concat())
     }
 
     /// A service through this sshd, with more options of ours.

@@ -192,6 +192,8 @@ impl Session {
         match bound {
             Ok(address) => {
                 listener.bound = Bound::Yes;
+                // That the pipe went down is over.
+                client.last_error = None;
                 self.listeners.insert(address, id);
             }
             Err(error) => {

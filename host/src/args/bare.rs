@@ -1,4 +1,5 @@
-//! The part of the command line that says who speaks a bare connection.
+//! The part of the command line that says who speaks a bare connection, or is the
+//! command of another kind of pipe.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -12,8 +13,8 @@ use crate::pipe::bare::Peer;
 /// Options of `--pipe bare`.
 #[derive(Args, Debug, Default, Eq, PartialEq)]
 pub(super) struct Bare {
-    /// With --pipe bare: run COMMAND, by /bin/sh, and speak on its stdin and
-    /// stdout. It is ended with sshnet-host.
+    /// With --pipe bare or plan9: run COMMAND, by /bin/sh, and speak on its stdin
+    /// and stdout. It is ended with sshnet-host.
     #[arg(long, value_name = "COMMAND", allow_hyphen_values = true)]
     exec: Option<OsString>,
 
@@ -23,12 +24,15 @@ pub(super) struct Bare {
 }
 
 impl Bare {
-    /// The peer of a bare pipe; `rest` are the words behind our own options.
-    pub(super) fn peer(self, rest: &[OsString]) -> Result<Peer, UsageError> {
+    /// The peer of a pipe of this kind; `rest` are the words behind our own options.
+    pub(super) fn peer(self, pipe: &str, rest: &[OsString]) -> Result<Peer, UsageError> {
         if let Some(word) = rest.first() {
+            let example = match pipe {
+                "bare" => "; an ssh goes into the command: --exec 'ssh HOST sshnet-host peer'",
+                _ => "",
+            };
             return Err(UsageError::new(format_args!(
-                "'{}': --pipe bare takes no host and no ssh options; an ssh goes into \
-                 the command: --exec 'ssh HOST sshnet-host peer'",
+                "'{}': --pipe {pipe} takes no host and no ssh options{example}",
                 word.display()
             )));
         }
@@ -45,6 +49,9 @@ impl Bare {
             Self { exec: None, connect: Some(path) } => Ok(Peer::Socket(path)),
             Self { exec: Some(_), connect: Some(_) } => Err(UsageError::new(
                 "--exec and --connect: --pipe bare takes one of them, a command or a socket",
+            )),
+            Self { exec: None, connect: None } if pipe != "bare" => Err(UsageError::new(
+                format_args!("--pipe {pipe}: who is to speak is missing: --exec COMMAND"),
             )),
             Self { exec: None, connect: None } => Err(UsageError::new(
                 "--pipe bare: who is to speak it is missing: --exec COMMAND or \

@@ -1,5 +1,7 @@
 //! Command lines: what is taken, and as what; what is refused, and why.
 
+use std::time::Duration;
+
 use super::*;
 
 fn parsed(line: &str) -> Result<Action, UsageError> {
@@ -8,7 +10,7 @@ fn parsed(line: &str) -> Result<Action, UsageError> {
 
 fn served(line: &str) -> Serve {
     match parsed(line) {
-        Ok(Action::Serve(serve)) => serve,
+        Ok(Action::Serve(serve)) => *serve,
         other => panic!("{line}: {other:?}"),
     }
 }
@@ -96,6 +98,56 @@ fn our_options_are_read() {
     assert_eq!((serve.pipe, serve.service), (Pipe::Loopback, "name".into()));
     assert_eq!(served("--pipe=loopback").service, "loopback");
     assert!(matches!(served("--pipe openssh host").pipe, Pipe::Openssh { .. }));
+}
+
+#[test]
+fn a_plan9_pipe_takes_a_command_and_nothing_else() {
+    let serve = served("--pipe plan9 --exec cat");
+    assert_eq!((serve.pipe, serve.service), (Pipe::Plan9("cat".into()), "plan9".into()));
+    for (line, says) in [
+        ("--pipe plan9", "--pipe plan9: who is to speak is missing: --exec COMMAND"),
+        ("--pipe plan9 --connect /x", "--pipe plan9 takes --exec COMMAND only"),
+        ("--pipe plan9 --exec cat host", "'host': --pipe plan9 takes no host"),
+        ("--pipe plan9 --caller-address --exec x", "--caller-address is for ssh"),
+    ] {
+        let text = refused(line).replace('\n', " ");
+        assert!(text.contains(says), "{line}: {text}");
+    }
+}
+
+#[test]
+fn it_is_said_what_becomes_of_a_connection_that_ends() {
+    let read = |line: &str| {
+        let lasting = served(line).lasting;
+        let seconds = |time: Duration| time.as_secs();
+        (
+            lasting.reconnect().map(seconds),
+            seconds(lasting.dial_wait()),
+            seconds(lasting.keepalive()),
+        )
+    };
+    for (line, wanted) in [
+        ("host", (Some(60), 30, 60)),
+        ("--reconnect host", (Some(60), 30, 60)),
+        ("--reconnect=yes --dial-wait 0 host", (Some(60), 0, 60)),
+        ("--reconnect=5 --dial-wait=7 host", (Some(5), 7, 60)),
+        ("--reconnect=no --keepalive 0 host", (None, 0, 0)),
+        ("--keepalive 4 --pipe bare --exec x", (Some(60), 30, 4)),
+    ] {
+        assert_eq!(read(line), wanted, "{line}");
+    }
+    for (line, says) in [
+        ("--reconnect=0 host", "must be 1 at least"),
+        ("--reconnect=maybe host", "a number of seconds"),
+        ("--dial-wait x host", "a number of seconds"),
+        ("--dial-wait +1 host", "a number of seconds"),
+        ("--keepalive 3 host", "0, or 4 at least"),
+        ("--keepalive 86401 host", "86400 at most"),
+        ("--reconnect=no dial h!1", "only -s has a meaning"),
+    ] {
+        let text = refused(line).replace('\n', " ");
+        assert!(text.contains(says), "{line}: {text}");
+    }
 }
 
 #[test]

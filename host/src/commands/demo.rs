@@ -57,7 +57,8 @@ async fn show() -> Result<(), CommandError> {
     let failed = |error: &dyn std::fmt::Display| CommandError::Mismatch(error.to_string());
     let (service, socket) = services::bind(path.as_os_str(), false)?;
     let listener = serve::listener(socket).map_err(|error| failed(&error))?;
-    let engine = serve::engine(&args::Core::default(), NET).map_err(|error| failed(&error))?;
+    let engine = serve::engine(&args::Core::default(), NET, Duration::ZERO);
+    let engine = engine.map_err(|error| failed(&error))?;
     let driver = Driver::new(engine);
     let pipe = tokio::spawn(loopback::run(driver.pipe_up()));
     let tree = Tree::new(driver.clone(), Owner::current());

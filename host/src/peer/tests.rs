@@ -7,6 +7,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::pipe::Login;
 use crate::pipe::bare::{self, frame};
 use crate::pipe::error::PipeError;
 use crate::pipe::far::permit::Destination;
@@ -23,7 +24,7 @@ async fn up(permit: Permit) -> (Engine, Ended<PipeError>, Ended<PeerError>) {
         let (reader, writer) = listener.accept().await.unwrap().0.into_split();
         serve(reader, writer, permit).await
     });
-    let pipe = bare::start(bare::Peer::Socket(path)).await;
+    let pipe = bare::start(bare::Peer::Socket(path), Login::First, Duration::ZERO).await;
     let pipe = pipe.unwrap_or_else(|error| panic!("{error}"));
     let (engine, link) = Engine::new();
     (engine, tokio::spawn(pipe.run(link)), peer)

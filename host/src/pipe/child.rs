@@ -2,13 +2,14 @@
 //!
 //! It is started by the shell, for what a user writes is a command line, and stays
 //! in our process group: so it may ask for passwords on the terminal, and Ctrl-C
-//! reaches it. Its stderr is shown as it comes, and the last of it kept for errors.
+//! reaches it; but one that is started again has no terminal to ask on. Its stderr is shown as it comes, and the last of it kept for errors.
 //! When it is to end it is left alone for a while, since its stdin has ended; then
 //! told by SIGTERM; then killed; and so are the processes that it has started.
 //! Refuses to know what is said on its stdin and stdout.
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use rustix::process::Signal;
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::time::timeout;
 
+use super::Login;
 use super::error::PipeError;
 use super::process::{LAST_WORDS, Pipes, Process};
 use crate::sys;
@@ -42,21 +44,38 @@ impl Child {
     /// Starts a command line, and gives its stdout and stdin.
     pub(super) async fn start(
         command: &OsStr,
+        login: Login,
     ) -> Result<(Self, ChildStdout, ChildStdin), PipeError> {
-        match Self::start_on(command, Stdio::piped(), Stdio::piped()).await? {
+        match Self::with(command, login, Stdio::piped(), Stdio::piped()).await? {
             (child, (Some(stdin), Some(stdout))) => Ok((child, stdout, stdin)),
             _ => Err(failed(io::Error::other("it has no pipes"))),
         }
     }
 
-    /// Starts a command line with this stdin and stdout.
-    async fn start_on(
+    /// Starts a command line with this stdin and stdout of ours.
+    pub(super) async fn start_on(
         command: &OsStr,
+        login: Login,
+        stdin: OwnedFd,
+        stdout: OwnedFd,
+    ) -> Result<Self, PipeError> {
+        Ok(Self::with(command, login, stdin.into(), stdout.into()).await?.0)
+    }
+
+    async fn with(
+        command: &OsStr,
+        login: Login,
         stdin: Stdio,
         stdout: Stdio,
     ) -> Result<(Self, Pipes), PipeError> {
         let mut shell = Command::new(SHELL);
         shell.arg("-c").arg(command).stdin(stdin).stdout(stdout);
+        if !login.may_ask() {
+            // An ssh in it asks on the terminal, which it has no more then, or else by
+            // a window.
+            shell.env("SSH_ASKPASS_REQUIRE", "never");
+            sys::without_terminal(&mut shell);
+        }
         let (process, pipes) = Process::start(shell, "command").await.map_err(failed)?;
         Ok((Self { process }, pipes))
     }
@@ -73,12 +92,12 @@ impl Child {
 
     /// Ends it, now that its stdin and stdout are closed. Returns when it and what
     /// it has started are gone.
-    pub(super) async fn end(&mut self) {
+    pub(super) async fn end(&self) {
         self.silence();
         self.stop().await;
     }
 
-    async fn stop(&mut self) {
+    async fn stop(&self) {
         // When the shell is gone there is no way to find those that it has started;
         // and it may start more as long as it lives.
         let mut family = self.process.descendants();
@@ -162,7 +181,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     async fn started(command: &str) -> (Child, ChildStdout, ChildStdin) {
-        Child::start(OsStr::new(command)).await.unwrap()
+        Child::start(OsStr::new(command), Login::First).await.unwrap()
     }
 
     /// Numbers of processes, one a line.
@@ -197,7 +216,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("ended");
         let command = format!("cat; echo by itself >{}", file.display());
-        let (mut child, mut stdout, mut stdin) = started(&command).await;
+        let (child, mut stdout, mut stdin) = started(&command).await;
         stdin.write_all(b"7\n").await.unwrap();
         assert_eq!(numbers(&mut stdout, 1).await, [7]);
         drop((stdin, stdout));
@@ -209,7 +228,7 @@ mod tests {
     async fn one_that_will_not_end_is_killed_with_all_that_it_has_started() {
         let stubborn = "trap '' TERM; (sh -c 'echo $$; exec sleep 1000'; :) & echo $$; \
                         sleep 1000; sleep 1000";
-        let (mut child, mut stdout, stdin) = started(stubborn).await;
+        let (child, mut stdout, stdin) = started(stubborn).await;
         let pids = numbers(&mut stdout, 2).await;
         drop(stdin);
         let began = Instant::now();

@@ -14,6 +14,7 @@ pub mod error;
 pub mod far;
 pub mod loopback;
 pub mod openssh;
+pub mod plan9;
 mod process;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -22,6 +23,27 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
+
+/// Whether somebody may be asked, for a password or whatever else it takes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Login {
+    /// The user is there, and waits for it.
+    First,
+    /// Nobody expects to be asked. (An exception is an askpass program that ssh is
+    /// told to use always: it asks nobody on the terminal, it may not be a person who
+    /// answers, and whoever set it wants it asked.)
+    Again,
+}
+
+impl Login {
+    /// Whether ssh may ask (ssh(1), ENVIRONMENT).
+    fn may_ask(self) -> bool {
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        self == Self::First
+            || set("SSH_ASKPASS").is_some()
+                && set("SSH_ASKPASS_REQUIRE").is_some_and(|how| how == "force")
+    }
+}
 
 /// Where a pipe delivers: the driver, or a test.
 pub trait Upstream: Send + Sync + 'static {

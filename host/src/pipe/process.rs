@@ -141,6 +141,7 @@ impl Process {
     }
 
     /// Its number, as long as it has it.
+    #[cfg(test)]
     pub(super) fn pid(&self) -> Option<Pid> {
         self.shared.lock().as_ref().map(|(_, pid)| *pid)
     }

@@ -70,8 +70,10 @@ fn a_new_pipe_announces_again_and_listens_go_on() {
     let b = s.announce("localhost!99");
     s.listen(1, a);
     s.pipe_down("gone");
+    assert_eq!(s.info(a).last_error.as_deref(), Some("gone"));
     exactly(&s.pipe_up(), [send(forward("", 98)), send(forward("localhost", 99))]);
     exactly(&s.hear(Message::RequestSuccess { data: b"" }), []);
+    assert_eq!(s.info(a).last_error, None, "it is over");
     exactly(&s.hear(Message::RequestSuccess { data: b"" }), []);
     let effects = s.hear(call(70, "", 98));
     let (id, _) = taken(&effects);

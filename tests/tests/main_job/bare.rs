@@ -119,7 +119,7 @@ fn a_command_that_speaks_no_bare_connection_is_told_in_its_words() {
 #[test]
 fn the_command_and_the_service_end_with_each_other() {
     for kind in [Kind::BarePeer, Kind::BarePsusan] {
-        let mut world = World::new(kind);
+        let mut world = World::with(kind, &["--reconnect=no"]);
         let echo = Service::echo();
         let client = Client::connect(&world.socket(), Dialect::Linux);
         let (_, _ctl, data) = client.dial(&echo.address()).expect("it answers");

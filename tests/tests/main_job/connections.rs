@@ -11,7 +11,11 @@ use sshnet_tests::world::{Service, World, children_of, signal, until};
 /// A service over two connections, both up; the processes of ssh, the first one's
 /// first.
 fn two() -> (World, [u32; 2]) {
-    let world = World::with_sshd(Sshd::start(&[]), &["--connections", "2"]);
+    two_with("--reconnect=1")
+}
+
+fn two_with(option: &str) -> (World, [u32; 2]) {
+    let world = World::with_sshd(Sshd::start(&[]), &["--connections", "2", option]);
     until("both are up", || world.said().contains("2 ssh connections are up"));
     let mut ssh = children_of(world.pid());
     ssh.sort_unstable();
@@ -66,10 +70,33 @@ fn each_of_two_conversations_has_a_connection_and_ends_with_it_alone() {
     open.wait().expect("the call");
 }
 
+/// When somebody dials, and not before.
+#[test]
+fn a_connection_that_is_gone_is_made_again_when_it_is_wanted() {
+    let (world, [_, second]) = two();
+    let echo = Service::echo();
+    let client = Client::connect(&world.socket(), Dialect::Plan9);
+    signal(second, "KILL");
+    until("it says so", || world.said().contains("an ssh connection is gone"));
+    assert_eq!(logins(&world), 2);
+    let mut kept = Vec::new();
+    until("it is made again", || {
+        kept.push(client.dial(&echo.address()).expect("it answers"));
+        world.said().contains("an ssh connection is back: 2 are up")
+    });
+    assert_eq!(logins(&world), 3);
+    // The next dials go there.
+    let sessions = children_of(world.pid());
+    assert_eq!(sessions.len(), 2, "{sessions:?}");
+    let (_, _ctl, data) = client.dial(&echo.address()).expect("it answers");
+    data.write(b"new").wait_count().expect("it is open");
+    assert_eq!(data.read(100).wait_data(), Ok(b"new".to_vec()));
+}
+
 /// The first listens, or is to, and the engine cannot be told that a listener ended.
 #[test]
 fn the_end_of_the_first_connection_is_the_end() {
-    let (mut world, [first, _]) = two();
+    let (mut world, [first, _]) = two_with("--reconnect=no");
     signal(first, "KILL");
     let status = world.wait(Duration::from_secs(5));
     assert_eq!(status.code(), Some(1), "{}", world.story());

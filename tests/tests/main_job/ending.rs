@@ -5,21 +5,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use sshnet_tests::ninep::{Client, Dialect, Mode};
-use sshnet_tests::world::{Kind, Service, World, children_of, signal, until};
+use sshnet_tests::world::{Kind, Service, World, children_of, files_below, signal, until};
 
 on_each_pipe!(sigterm_ends_it_cleanly, ctrl_c_ends_it_cleanly,);
-
-/// Everything under a directory.
-fn files(directory: &Path) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory).expect("it is there").flatten() {
-        found.push(entry.path().display().to_string());
-        if entry.path().is_dir() {
-            found.extend(files(&entry.path()));
-        }
-    }
-    found
-}
 
 fn there(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
@@ -55,7 +43,7 @@ fn ends_cleanly(kind: Kind, stop: impl Fn(&World)) {
     assert_eq!(status.code(), Some(0), "{}", world.story());
     let alive: Vec<u32> = children.into_iter().filter(|&pid| there(pid)).collect();
     assert!(alive.is_empty(), "processes {alive:?} are left");
-    let left = files(world.runtime());
+    let left = files_below(world.runtime());
     assert!(left.is_empty(), "{left:?} are left");
     until("sshd's session ends", || sessions.iter().all(|&pid| !there(pid)));
 }
@@ -95,13 +83,13 @@ fn ends_with_words(mut world: World, kill: impl Fn(&mut World), words: &[&str]) 
     let said = world.said();
     assert!(words.iter().any(|word| said.contains(word)), "{said}");
     assert!(children.iter().all(|&pid| !there(pid)), "ssh is left");
-    let left = files(world.runtime());
+    let left = files_below(world.runtime());
     assert!(left.is_empty(), "{left:?} are left");
 }
 
 #[test]
-fn when_ssh_is_killed_it_ends_with_1() {
-    let world = World::new(Kind::Openssh);
+fn when_ssh_is_killed_without_reconnect_it_ends_with_1() {
+    let world = World::with(Kind::Openssh, &["--reconnect=no"]);
     ends_with_words(
         world,
         |world| {
@@ -114,8 +102,8 @@ fn when_ssh_is_killed_it_ends_with_1() {
 }
 
 #[test]
-fn when_sshd_is_killed_it_ends_with_1_and_sshs_last_words() {
-    let world = World::new(Kind::Openssh);
+fn when_sshd_is_killed_without_reconnect_it_ends_with_1_and_sshs_last_words() {
+    let world = World::with(Kind::Openssh, &["--reconnect=no"]);
     ends_with_words(
         world,
         |world| world.sshd.as_mut().expect("there is one").kill(),

@@ -2,7 +2,8 @@
 //!
 //! Each scenario is a function of the kind of pipe, and runs once through a real
 //! ssh to a real sshd, over a bare connection once to `sshnet-host peer` and once to
-//! a real psusan, and once on the loopback pipe; where dialects of 9P differ it runs
+//! a real psusan, over a plan9 pipe to a program of the tests' own, and once on the
+//! loopback pipe; where dialects of 9P differ it runs
 //! in all three.
 
 /// Makes a test for each kind of pipe of each scenario; behind `but psusan` are
@@ -12,6 +13,7 @@ macro_rules! on_each_pipe {
         on_pipe!(openssh, Openssh: $($scenario,)* $($($other,)*)?);
         on_pipe!(bare_peer, BarePeer: $($scenario,)* $($($other,)*)?);
         on_pipe!(bare_psusan, BarePsusan: $($scenario,)*);
+        on_pipe!(plan9, Plan9: $($scenario,)* $($($other,)*)?);
         on_pipe!(loopback, Loopback: $($scenario,)* $($($other,)*)?);
     };
 }
@@ -37,6 +39,7 @@ mod ending;
 mod forward;
 mod idle;
 mod input;
+mod reconnect;
 mod refused;
 mod scale;
 mod socks;

@@ -55,7 +55,8 @@ fn a_core_that_misbehaves_ends_the_program_and_every_request_with_an_error() {
         ("fail", "the session failed: \\u{1b}[2J"),
     ] {
         println!("{misdeed}");
-        let world = hostile(&[]);
+        // One that gives up its pipe would get another.
+        let world = hostile(&["--reconnect=no"]);
         let one = Client::connect(&world.socket(), Dialect::Linux);
         let other = Client::connect(&world.socket(), Dialect::Plan9);
         let (mut pending, directory) = busy(&one);

@@ -22,6 +22,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,10 +35,12 @@ use tokio::time::timeout;
 use self::ports::Ports;
 use self::stream::{BATCH, BareError, Incoming, Outgoing, greet};
 use self::transport::BY_APPLICATION;
-use super::Link;
 use super::child::Child;
 use super::error::PipeError;
+use super::{Link, Login};
 
+/// How often is looked whether something came, before the peer counts as dead.
+const LOOKS: u32 = 4;
 /// Messages written at a time.
 const MESSAGES: usize = 256;
 /// How long a command may take to say its version line: as long as sshd lets one
@@ -85,6 +88,7 @@ pub struct Pipe {
     child: Option<Child>,
     /// The peer's name for itself.
     name: String,
+    keepalive: Duration,
 }
 
 /// What both directions know of each other.
@@ -94,22 +98,30 @@ struct Shared {
     ports: Option<Mutex<Ports>>,
     /// Rings when there is something to ask again.
     again: Notify,
+    /// Rings when a sign of life is to be asked for.
+    ping: Notify,
 }
 
 /// Reaches the peer and exchanges version lines with it. Dropping the future ends
-/// the command.
-pub async fn start(peer: Peer) -> Result<Pipe, PipeError> {
+/// the command. The pipe ends when the peer has said nothing for so long, though it
+/// was asked to; 0 is for ever.
+pub async fn start(peer: Peer, login: Login, keepalive: Duration) -> Result<Pipe, PipeError> {
     let patience = match peer {
         Peer::Command(_) => ASKING,
         Peer::Socket(_) => ANSWER,
     };
-    start_within(peer, patience).await
+    start_within(peer, login, patience, keepalive).await
 }
 
-async fn start_within(peer: Peer, patience: Duration) -> Result<Pipe, PipeError> {
+async fn start_within(
+    peer: Peer,
+    login: Login,
+    patience: Duration,
+    keepalive: Duration,
+) -> Result<Pipe, PipeError> {
     let (reader, writer, mut child): (Reader, Writer, _) = match peer {
         Peer::Command(command) => {
-            let (child, stdout, stdin) = Child::start(&command).await?;
+            let (child, stdout, stdin) = Child::start(&command, login).await?;
             (Box::new(stdout), Box::new(stdin), Some(child))
         }
         Peer::Socket(path) => {
@@ -124,7 +136,7 @@ async fn start_within(peer: Peer, patience: Duration) -> Result<Pipe, PipeError>
         None => tracing::info!("before the version line: {line}"),
     };
     match greet(reader, writer, patience, told).await {
-        Ok((incoming, outgoing, name)) => Ok(Pipe { incoming, outgoing, child, name }),
+        Ok((incoming, outgoing, name)) => Ok(Pipe { incoming, outgoing, child, name, keepalive }),
         Err(error) => Err(why(error, &mut child).await),
     }
 }
@@ -153,12 +165,15 @@ impl Pipe {
     /// Carries messages until the outbox is closed, which is no error, or the
     /// connection ends.
     pub async fn run(self, link: Link) -> Result<(), PipeError> {
-        let Self { incoming, outgoing, mut child, name } = self;
+        let Self { incoming, outgoing, mut child, name, keepalive } = self;
         let seed = RandomState::new().build_hasher().finish();
         let ports = name.starts_with(PSUSAN).then(|| Mutex::new(Ports::new(seed)));
-        let shared = Arc::new(Shared { link, ports, again: Notify::new() });
-        // Both end with this, should it be dropped.
+        let shared = Arc::new(Shared { link, ports, again: Notify::new(), ping: Notify::new() });
+        // All end with this, should it be dropped.
         let mut tasks = JoinSet::new();
+        if !keepalive.is_zero() {
+            tasks.spawn(watch(incoming.heard(), keepalive, Arc::clone(&shared)));
+        }
         tasks.spawn(receive(incoming, Arc::clone(&shared)));
         tasks.spawn(send(outgoing, shared));
         let mut error = match next(&mut tasks).await {
@@ -227,6 +242,23 @@ impl Shared {
     }
 }
 
+/// Asks for a sign of life where there was none for a while, and ends where there was
+/// none for as long as it may take.
+async fn watch(heard: Arc<AtomicU64>, keepalive: Duration, shared: Arc<Shared>) -> Ended {
+    let (mut last, mut silent) = (0, 0);
+    while silent < LOOKS {
+        // What comes right after a look is a look older than it seems.
+        tokio::time::sleep(keepalive / (LOOKS + 1)).await;
+        let now = heard.load(Ordering::Relaxed);
+        silent = if now == last { silent + 1 } else { 0 };
+        last = now;
+        if silent > 0 {
+            shared.ping.notify_one();
+        }
+    }
+    Ended::Broken(BareError::Dead)
+}
+
 /// Hands over what comes in.
 async fn receive(mut incoming: Incoming<Reader>, shared: Arc<Shared>) -> Ended {
     loop {
@@ -256,6 +288,11 @@ async fn write(outgoing: &mut Outgoing<Writer>, shared: &Shared) -> Result<(), B
             },
             Some(answer) = outgoing.answer() => {
                 outgoing.push(&answer)?;
+                outgoing.write().await?;
+                continue;
+            }
+            () = shared.ping.notified() => {
+                outgoing.push(&transport::ping())?;
                 outgoing.write().await?;
                 continue;
             }

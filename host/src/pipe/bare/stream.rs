@@ -6,6 +6,8 @@
 //! The directions wait for each other nowhere, so that no write holds up a read.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -42,6 +44,9 @@ pub enum BareError {
          is it psusan or 'sshnet-host peer' that runs there?"
     )]
     Silent(u64, String),
+    /// It was asked for a sign of life.
+    #[error("the far side gives no sign of life")]
+    Dead,
     /// The system would not do it.
     #[error("the connection to the far side broke: {0}")]
     Io(#[from] io::Error),
@@ -54,6 +59,8 @@ pub struct Incoming<R> {
     input: Input,
     /// How many came before, modulo 2^32: what UNIMPLEMENTED calls them by.
     count: u32,
+    /// How often something came.
+    heard: Arc<AtomicU64>,
     answers: mpsc::Sender<Vec<u8>>,
 }
 
@@ -115,12 +122,17 @@ where
     said?;
     tracing::debug!("the far side is {name}");
     let (sender, answers) = mpsc::channel(ANSWERS);
-    let incoming = Incoming { reader, input, count: 0, answers: sender };
+    let incoming = Incoming { reader, input, count: 0, heard: Arc::default(), answers: sender };
     let outgoing = Outgoing { writer, buffer: Vec::new(), written: 0, answers };
     Ok((incoming, outgoing, name))
 }
 
 impl<R: AsyncRead + Unpin> Incoming<R> {
+    /// Counts what comes, whatever it is.
+    pub fn heard(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.heard)
+    }
+
     /// The next message of RFC 4254. `None` where the other side has closed the
     /// connection between two messages.
     pub async fn next(&mut self) -> Result<Option<&[u8]>, BareError> {
@@ -129,7 +141,10 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
                 match self.reader.read(self.input.space()).await? {
                     0 if self.input.is_empty() => return Ok(None),
                     0 => return Err(BareError::Closed),
-                    length => self.input.filled(length),
+                    length => {
+                        self.heard.fetch_add(1, Ordering::Relaxed);
+                        self.input.filled(length);
+                    }
                 }
                 continue;
             };

@@ -19,7 +19,12 @@ fn command(line: &str) -> Peer {
 }
 
 async fn up(peer: Peer) -> (Engine, Running) {
-    let pipe = start(peer).await.unwrap_or_else(|error| panic!("{error}"));
+    up_with(peer, Duration::ZERO).await
+}
+
+async fn up_with(peer: Peer, keepalive: Duration) -> (Engine, Running) {
+    let pipe = start(peer, Login::First, keepalive).await;
+    let pipe = pipe.unwrap_or_else(|error| panic!("{error}"));
     let (engine, link) = Engine::new();
     (engine, tokio::spawn(pipe.run(link)))
 }
@@ -30,6 +35,10 @@ async fn ended(pipe: Running) -> Result<(), PipeError> {
 
 /// A pipe, and the stream at the other end of it, greeted.
 async fn by_hand() -> (Engine, Running, UnixStream) {
+    by_hand_with(Duration::ZERO).await
+}
+
+async fn by_hand_with(keepalive: Duration) -> (Engine, Running, UnixStream) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("peer");
     let listener = UnixListener::bind(&path).unwrap();
@@ -41,7 +50,7 @@ async fn by_hand() -> (Engine, Running, UnixStream) {
         assert_eq!(line, frame::version_line());
         stream
     };
-    let ((engine, pipe), stream) = tokio::join!(up(Peer::Socket(path)), greeted);
+    let ((engine, pipe), stream) = tokio::join!(up_with(Peer::Socket(path), keepalive), greeted);
     (engine, pipe, stream)
 }
 
@@ -59,7 +68,7 @@ async fn next(stream: &mut UnixStream) -> Vec<u8> {
 
 async fn failed(line: &str) -> String {
     let patience = if line.contains("sleep") { Duration::from_millis(900) } else { PATIENCE };
-    match start_within(command(line), patience).await {
+    match start_within(command(line), Login::First, patience, Duration::ZERO).await {
         Err(error) => error.to_string(),
         Ok(_) => panic!("{line}"),
     }
@@ -104,6 +113,29 @@ async fn the_transports_messages_end_in_the_pipe_and_unknown_ones_are_answered_b
     engine.quiet().await;
     assert_eq!(next(&mut stream).await, [3, 0, 0, 0, 1]);
     assert_eq!(next(&mut stream).await, [3, 0, 0, 0, 4]);
+}
+
+#[tokio::test]
+async fn a_peer_that_gives_no_sign_of_life_is_asked_for_one_and_then_taken_for_dead() {
+    let (_engine, pipe, mut stream) = by_hand_with(Duration::from_millis(500)).await;
+    // Any answer will do, and whatever else it says.
+    for answer in [transport::unimplemented(0), vec![2, 0, 0, 0, 0]] {
+        assert_eq!(next(&mut stream).await, transport::ping());
+        stream.write_all(&framed(&answer)).await.unwrap();
+    }
+    assert_eq!(next(&mut stream).await, transport::ping());
+    let error = ended(pipe).await.unwrap_err().to_string();
+    assert_eq!(error, "the far side gives no sign of life");
+}
+
+#[tokio::test]
+async fn psusan_gives_a_sign_of_life_when_it_is_asked() {
+    let keepalive = Duration::from_millis(400);
+    let (mut engine, pipe) = up_with(command("psusan"), keepalive).await;
+    tokio::time::sleep(3 * keepalive).await;
+    dials_and_moves_a_mebibyte_both_ways(&mut engine).await;
+    engine.close();
+    ended(pipe).await.unwrap();
 }
 
 #[tokio::test]
@@ -194,7 +226,7 @@ async fn what_says_no_version_line_is_told_with_what_it_says() {
         let error = failed(line).await;
         assert!(error.contains(says), "{line}: {error}");
     }
-    let missing = start(Peer::Socket("/nosuch/socket".into())).await;
+    let missing = start(Peer::Socket("/nosuch/socket".into()), Login::First, Duration::ZERO).await;
     let error = missing.err().expect("nobody is there").to_string();
     assert!(error.starts_with("cannot connect to /nosuch/socket: No such file"), "{error}");
     assert!(error.contains("psusan --listen"), "{error}");

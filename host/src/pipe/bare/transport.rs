@@ -9,6 +9,8 @@ const DISCONNECT: u8 = 1;
 const IGNORE: u8 = 2;
 const UNIMPLEMENTED: u8 = 3;
 const DEBUG: u8 = 4;
+/// For private use (RFC 4250 section 4.1.1); OpenSSH's ping has this number.
+const PING: u8 = 192;
 /// SSH_DISCONNECT_PROTOCOL_ERROR.
 pub const PROTOCOL_ERROR: u32 = 2;
 /// SSH_DISCONNECT_BY_APPLICATION.
@@ -67,6 +69,12 @@ pub fn purpose(message: &[u8]) -> Purpose {
 /// counted from 0.
 pub fn unimplemented(sequence: u32) -> Vec<u8> {
     Writer::new(5).byte(UNIMPLEMENTED).uint32(sequence).end()
+}
+
+/// A question for a sign of life: one who knows it answers, and so does one who does
+/// not, with [`unimplemented()`].
+pub fn ping() -> Vec<u8> {
+    Writer::new(5).byte(PING).string(b"").end()
 }
 
 /// The last message: why we end the connection.

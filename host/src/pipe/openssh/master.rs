@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::Options;
 use super::mux::{Control, MuxError};
+use crate::pipe::Login;
 use crate::pipe::error::PipeError;
 use crate::pipe::process::Process;
 
@@ -50,8 +51,6 @@ const FIXED: &[&str] = &[
     "-o", "RequestTTY=no",
     "-o", "EscapeChar=none",
     "-o", "Tunnel=no",
-    "-o", "ServerAliveInterval=15",
-    "-o", "ServerAliveCountMax=3",
     "-o", "ConnectTimeout=30",
     "-o", "LogLevel=INFO",
 ];
@@ -147,6 +146,21 @@ fn fit(dir: &Path) -> io::Result<()> {
 /// Asks nothing and fails instead: for a login that the user has not begun.
 const UNATTENDED: &[&str] = &["-o", "BatchMode=yes"];
 
+/// ssh asks for a sign of life so many times, and then waits once more.
+const ASKED: u64 = 3;
+
+/// Has ssh end when the far side has said nothing for so long.
+fn alive(keepalive: Duration) -> [String; 4] {
+    let interval = keepalive.as_secs() / (ASKED + 1);
+    let option = || "-o".to_owned();
+    [
+        option(),
+        format!("ServerAliveInterval={interval}"),
+        option(),
+        format!("ServerAliveCountMax={ASKED}"),
+    ]
+}
+
 /// A master that is ready: with one connection in proxy mode and one for requests.
 #[derive(Debug)]
 pub(super) struct Ready {
@@ -163,11 +177,10 @@ pub(super) struct Master {
 }
 
 impl Master {
-    /// Starts ssh and waits until it is ready. One that is not `attended` may not
-    /// ask the user for anything.
-    pub(super) async fn start(options: &Options, attended: bool) -> Result<Ready, PipeError> {
+    /// Starts ssh and waits until it is ready.
+    pub(super) async fn start(options: &Options, login: Login) -> Result<Ready, PipeError> {
         let dir = PrivateDir::new().map_err(PipeError::Directory)?;
-        let mut master = Self::spawn(options, attended, dir).await?;
+        let mut master = Self::spawn(options, login, dir).await?;
         let path = master.dir.control();
         // As long as it lives, it may be asking for a password.
         while !path.exists() {
@@ -198,15 +211,16 @@ impl Master {
         }
     }
 
-    async fn spawn(options: &Options, attended: bool, dir: PrivateDir) -> Result<Self, PipeError> {
+    async fn spawn(options: &Options, login: Login, dir: PrivateDir) -> Result<Self, PipeError> {
         let mut command = Command::new(&options.program);
         command
             .arg("-M")
             .arg("-S")
             .arg(dir.control())
             // Of an option given twice, ssh takes the first.
-            .args(if attended { &[] } else { UNATTENDED })
+            .args(if login.may_ask() { &[] } else { UNATTENDED })
             .args(FIXED)
+            .args(alive(options.keepalive))
             .args(&options.options)
             .args([OsStr::new("--"), &options.destination])
             .stdin(Stdio::null())
@@ -274,7 +288,7 @@ impl Master {
     }
 
     /// Ends it, before anybody closes a connection to it.
-    pub(super) async fn stop(&mut self) {
+    pub(super) async fn stop(&self) {
         self.terminate();
         if timeout(END, self.exited()).await.is_err() {
             self.process.signal(Signal::KILL);

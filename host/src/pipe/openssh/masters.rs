@@ -4,14 +4,14 @@
 //! the first --up--> the others, one after the other
 //! live --failed dials--> worn --its successor is up--> retired --idle--> (ended)
 //! live, retired --ends by itself--> (its conversations end; or the pipe does)
+//! (one of the live ones is missing) --a dial--> another
 //! ```
 //!
 //! The first login may ask the user; the later ones may not (`BatchMode`), for they
-//! come when nobody expects to be asked, and for what was answered already. (An
-//! exception is an askpass program that ssh is told to use always: it asks nobody
-//! on the terminal, it may not be a person who answers, and whoever set it wants it
-//! asked.) When one of the others cannot log in, the rest is not tried: they would
-//! fail in the same way, and hosts bar those who fail too often.
+//! come when nobody expects to be asked, and for what was answered already. When one
+//! of the others cannot log in, the rest is not tried: they would fail in the same
+//! way, and hosts bar those who fail too often. When one ends by itself, the next
+//! dial has it replaced, but not sooner than after a wait (`reconnect`).
 //!
 //! A master that has seen many failed dials gets a successor in time, and ends
 //! with its last conversation and listener. When a login for that fails, dials go on
@@ -23,12 +23,13 @@
 //! listener, the pipe ends.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::Options;
 use super::forwards::{Forwards, Home};
@@ -37,11 +38,15 @@ use super::mux::Control;
 use super::route::{self, ConnectionId};
 use super::traffic::{Shared, Tasks, attach, attach_far};
 use crate::notice::notice;
+use crate::pipe::Login;
 use crate::pipe::error::PipeError;
 use crate::pipe::far::Far;
+use crate::reconnect::Waits;
 
 /// Retired masters at a time, beyond those that are wanted.
 const RETIRED: usize = 4;
+/// The longest wait before one that has ended by itself is replaced.
+const REPLACED_WITHIN: Duration = Duration::from_secs(60);
 /// How often a successor's login is tried.
 const ATTEMPTS: u32 = 4;
 /// How long the last messages may take to get to ssh.
@@ -63,6 +68,13 @@ pub(super) struct Masters {
     tasks: Tasks,
     /// How many of those that are wanted from the beginning are still to be started.
     missing: usize,
+    /// How many have ended by themselves and are to be replaced.
+    lost: usize,
+    /// When the last one was up.
+    up: Instant,
+    waits: Waits,
+    /// None is replaced before this.
+    not_before: Instant,
     home: ConnectionId,
     homes: mpsc::Sender<Home>,
 }
@@ -84,6 +96,8 @@ struct Member {
 enum Purpose {
     /// To share the dials with the others.
     Join,
+    /// The same, where one has ended.
+    Replace,
     /// To take the place of this one.
     Succeed(ConnectionId),
 }
@@ -104,6 +118,10 @@ impl Masters {
             start: JoinSet::new(),
             tasks,
             missing: options.connections.saturating_sub(1),
+            lost: 0,
+            up: Instant::now(),
+            waits: Waits::new(REPLACED_WITHIN, RandomState::new().build_hasher().finish()),
+            not_before: Instant::now(),
             options,
             home: id,
             homes,
@@ -142,6 +160,12 @@ impl Masters {
         let purpose = if self.missing > 0 {
             self.missing -= 1;
             Purpose::Join
+        } else if self.lost > 0
+            && Instant::now() >= self.not_before
+            && self.shared.route().take_wanted()
+        {
+            self.lost -= 1;
+            Purpose::Replace
         } else if let Some(worn) = self.worn() {
             let retired = self.members.values().filter(|member| member.retired).count();
             if retired >= RETIRED {
@@ -157,8 +181,7 @@ impl Masters {
             return;
         };
         let options = self.options.clone();
-        let attended = askpass();
-        self.start.spawn(async move { (purpose, Master::start(&options, attended).await) });
+        self.start.spawn(async move { (purpose, Master::start(&options, Login::Again).await) });
     }
 
     /// A master whose successor's login is to be tried now.
@@ -184,6 +207,22 @@ impl Masters {
                     "going on with {} of {} ssh connections: {error}",
                     self.members.len(),
                     self.options.connections
+                ));
+            }
+            (Purpose::Replace, Ok(ready)) => {
+                self.join(ready);
+                self.up = Instant::now();
+                self.shared.route().want(self.lost > 0);
+                notice(format_args!("an ssh connection is back: {} are up", self.members.len()));
+            }
+            (Purpose::Replace, Err(error)) => {
+                let wait = self.waits.after_failure();
+                self.not_before = Instant::now() + wait;
+                self.lost = if error.is_lasting() { 0 } else { self.lost + 1 };
+                self.shared.route().want(self.lost > 0);
+                notice(format_args!(
+                    "going on with {} ssh connections: {error}",
+                    self.members.len()
                 ));
             }
             (Purpose::Succeed(worn), Ok(ready)) => {
@@ -252,11 +291,17 @@ impl Masters {
         if held {
             return Some(error);
         }
+        let retired = member.retired;
         let conversations = self.shared.end(id, &error.to_string());
         notice(format_args!(
             "an ssh connection is gone, with {conversations} of the conversations: {error}"
         ));
         self.discard(id).await;
+        if !retired {
+            self.lost += 1;
+            self.not_before = Instant::now() + self.waits.after_standing(self.up.elapsed());
+            self.shared.route().want(true);
+        }
         None
     }
 
@@ -276,7 +321,7 @@ impl Masters {
 
     /// Ends a master that the table does not know any more.
     async fn discard(&mut self, id: ConnectionId) {
-        let Some(mut member) = self.members.remove(&id) else { return };
+        let Some(member) = self.members.remove(&id) else { return };
         self.shared.detach(id);
         self.shared.detach(member.far_id);
         member.master.stop().await;
@@ -317,7 +362,7 @@ impl Masters {
         for member in self.members.values() {
             member.master.terminate();
         }
-        for member in self.members.values_mut() {
+        for member in self.members.values() {
             member.master.stop().await;
         }
         self.tasks.shutdown().await;
@@ -349,12 +394,6 @@ fn home(shared: &Shared, id: ConnectionId, member: &Member, control: Control) ->
 /// have: from three quarters of them on, and not at every one.
 fn due(failed: u32, tried: u32, limit: u32) -> bool {
     tried < ATTEMPTS && failed >= route::worn(limit) + tried * (limit / (3 * ATTEMPTS))
-}
-
-/// Whether ssh asks a program whatever it has to ask (ssh(1), ENVIRONMENT).
-fn askpass() -> bool {
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    set("SSH_ASKPASS").is_some() && set("SSH_ASKPASS_REQUIRE").is_some_and(|how| how == "force")
 }
 
 #[cfg(test)]

@@ -35,13 +35,14 @@ mod traffic;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use self::master::{Master, Ready};
 use self::masters::Masters;
 use self::route::{FAILED_DIALS, Route};
 use self::traffic::Shared;
-use super::Link;
 use super::error::PipeError;
+use super::{Link, Login};
 
 /// Connections at a time, at most.
 pub const CONNECTIONS: usize = 16;
@@ -66,6 +67,9 @@ pub struct Options {
     /// After how many failed dials an ssh gets no more; well before, another one is
     /// started in its place.
     pub failed_dials: u32,
+    /// How long the far side may say nothing before ssh takes it for dead; 0 is for
+    /// ever.
+    pub keepalive: Duration,
 }
 
 impl Options {
@@ -78,6 +82,7 @@ impl Options {
             caller_address: false,
             connections: 1,
             failed_dials: FAILED_DIALS,
+            keepalive: Duration::from_secs(60),
         }
     }
 }
@@ -92,8 +97,8 @@ pub struct Pipe {
 /// Starts ssh and waits until it is connected, for as long as it may be asking
 /// the user for something. Dropping the future ends ssh. Where there are to be
 /// several connections, the others are made while the pipe runs.
-pub async fn start(options: Options) -> Result<Pipe, PipeError> {
-    let first = Master::start(&options, true).await?;
+pub async fn start(options: Options, login: Login) -> Result<Pipe, PipeError> {
+    let first = Master::start(&options, login).await?;
     Ok(Pipe { options, first })
 }
 

@@ -139,6 +139,10 @@ pub(super) struct Route {
     refusal: String,
     /// Whether one of the masters may need to be looked after.
     news: bool,
+    /// Whether there are fewer masters than there are to be.
+    short: bool,
+    /// Whether a dial came meanwhile.
+    wanted: bool,
     /// By virtual number.
     channels: Vec<Option<Channel>>,
     free: Vec<u32>,
@@ -195,6 +199,8 @@ impl Route {
             dials: 0,
             refusal: WORN.to_owned(),
             news: false,
+            short: false,
+            wanted: false,
             channels: Vec::new(),
             free: Vec::new(),
             ours: HashMap::new(),
@@ -272,7 +278,18 @@ impl Route {
         self.refusal = words.unwrap_or_else(|| WORN.to_owned());
     }
 
-    /// Whether, since this was last asked, a dial failed on a master that is worn,
+    /// Whether the next dial is to say that another master is wanted.
+    pub(super) fn want(&mut self, short: bool) {
+        self.short = short;
+        self.wanted = false;
+    }
+
+    /// Whether there was such a dial since this was last asked.
+    pub(super) fn take_wanted(&mut self) -> bool {
+        std::mem::take(&mut self.wanted)
+    }
+
+    /// Whether, since this was last asked, another master was wanted, a dial failed on a master that is worn,
     /// or a retired connection may have come to its end.
     pub(super) fn take_news(&mut self) -> bool {
         std::mem::take(&mut self.news)
@@ -431,6 +448,8 @@ impl Route {
         if self.ours.contains_key(&ours) {
             return Err(RouteError::OutOfPlace(OPEN, ours));
         }
+        self.wanted |= self.short;
+        self.news |= self.short;
         let failed_dials = self.failed_dials;
         let free = self.connections.iter_mut().filter(|(_, c)| {
             c.kind == Kind::Master

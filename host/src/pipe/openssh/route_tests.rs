@@ -56,6 +56,22 @@ fn dialled(route: &mut Route, master: ConnectionId, ours: u32, theirs: u32) -> u
 }
 
 #[test]
+fn where_masters_are_missing_a_dial_says_that_one_is_wanted() {
+    let mut route = Route::new(FAILED_DIALS);
+    let master = route.add(Kind::Master);
+    dialled(&mut route, master, 1, 1);
+    assert!(!route.take_news() && !route.take_wanted());
+    route.want(true);
+    assert!(!route.take_news() && !route.take_wanted());
+    dialled(&mut route, master, 2, 2);
+    assert!(route.take_news() && route.take_wanted());
+    assert!(!route.take_news() && !route.take_wanted());
+    route.want(false);
+    dialled(&mut route, master, 3, 3);
+    assert!(!route.take_news() && !route.take_wanted());
+}
+
+#[test]
 fn a_dial_goes_to_a_master_and_its_channel_has_a_number_of_ours() {
     let mut route = Route::new(FAILED_DIALS);
     assert_eq!(refused(route.outgoing(&mut open(5))), (5, 4, WORN.to_owned()));

@@ -85,7 +85,7 @@ impl Sshd {
     }
 
     async fn pipe(&self, options: Options) -> Running {
-        let pipe = match start(options).await {
+        let pipe = match start(options, Login::First).await {
             Ok(pipe) => pipe,
             Err(error) => panic!("{error}\n{}", self.log()),
         };
@@ -440,7 +440,7 @@ async fn the_end_of_ssh_is_told_in_its_words() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_fails_is_told_in_sshs_words() {
-    let error = start(Options::new("host.invalid")).await.unwrap_err().to_string();
+    let error = start(Options::new("host.invalid"), Login::First).await.unwrap_err().to_string();
     assert!(error.starts_with("ssh ended: ssh: Could not resolve hostname"), "{error}");
     assert!(error.ends_with("(exit status 255)"), "{error}");
 
@@ -448,18 +448,18 @@ async fn a_start_that_fails_is_told_in_sshs_words() {
     let mut options = sshd.options();
     options.options.push("-oBatchMode=yes".into());
     options.destination = "nobody@127.0.0.1".into();
-    let error = start(options).await.unwrap_err().to_string();
+    let error = start(options, Login::First).await.unwrap_err().to_string();
     assert!(error.contains("nobody@127.0.0.1: Permission denied"), "{error}");
 
     let options = Options { program: "/no/such/ssh".into(), ..Options::new("host") };
-    let error = start(options).await.unwrap_err().to_string();
+    let error = start(options, Login::First).await.unwrap_err().to_string();
     assert!(error.starts_with("cannot run /no/such/ssh: No such file"), "{error}");
 
     // What the user's configuration may ask for; nothing stays behind.
     let sshd = Sshd::start(&[]).await;
     let mut options = sshd.options();
     options.options.push("-oForkAfterAuthentication=yes".into());
-    let error = match start(options).await {
+    let error = match start(options, Login::First).await {
         Ok(pipe) => pipe.run(Engine::new().1).await.unwrap_err(),
         Err(error) => error,
     };
@@ -472,7 +472,8 @@ async fn a_start_that_fails_is_told_in_sshs_words() {
     assert!(timeout(PATIENCE, gone).await.is_ok(), "ssh is still connected");
 
     // A destination is never an option.
-    let error = start(Options::new("-oProxyCommand=touch /tmp/never")).await.unwrap_err();
+    let error =
+        start(Options::new("-oProxyCommand=touch /tmp/never"), Login::First).await.unwrap_err();
     assert!(error.to_string().contains("hostname contains invalid characters"), "{error}");
 }
 
@@ -501,15 +502,15 @@ async fn an_ssh_that_is_no_master_is_given_up_and_got_its_words_as_given() {
     });
     let options =
         Options { program, options: vec!["-J".into(), "a b".into()], ..Options::new("-dest") };
-    let error = start(options).await.unwrap_err().to_string();
+    let error = start(options, Login::First).await.unwrap_err().to_string();
     assert_eq!(error, "multiplexing with ssh: no answer in 10 seconds");
     let (said, _socket) = socket.join().unwrap();
     assert!(said[2].len() <= 90, "{}", said[2]);
     let expected = format!(
         "-M -S {} -N -n -T -x -a -o ControlMaster=yes -o ControlPersist=no \
          -o ClearAllForwardings=yes -o PermitLocalCommand=no -o RemoteCommand=none \
-         -o RequestTTY=no -o EscapeChar=none -o Tunnel=no -o ServerAliveInterval=15 \
-         -o ServerAliveCountMax=3 -o ConnectTimeout=30 -o LogLevel=INFO -J a b -- -dest",
+         -o RequestTTY=no -o EscapeChar=none -o Tunnel=no -o ConnectTimeout=30 \
+         -o LogLevel=INFO -o ServerAliveInterval=15 -o ServerAliveCountMax=3 -J a b -- -dest",
         said[2]
     );
     assert_eq!(said.join(" "), expected);
@@ -527,7 +528,7 @@ async fn a_dropped_pipe_leaves_nothing_behind() {
     port_is_free(u32::from_be_bytes(port.try_into().unwrap()) as u16).await;
 
     // Nor does one that was never run, or never came to be.
-    let pipe = start(sshd.options()).await.unwrap();
+    let pipe = start(sshd.options(), Login::First).await.unwrap();
     let master = &pipe.first.master;
     let (pid, dir) = (master.pid().expect("a process"), master.dir().to_owned());
     drop(pipe);
@@ -537,7 +538,7 @@ async fn a_dropped_pipe_leaves_nothing_behind() {
     let mut options = sshd.options();
     let port = silent.local_addr().unwrap().port();
     options.options.insert(0, format!("-oPort={port}").into());
-    let starting = timeout(Duration::from_millis(300), start(options)).await;
+    let starting = timeout(Duration::from_millis(300), start(options, Login::First)).await;
     assert!(starting.is_err(), "it cannot be up");
     let gone = async {
         while children(std::process::id()).len() > before {
