@@ -52,6 +52,16 @@ refused DIALS="20000":
     scripts/setup test
     SSHNET_REFUSED_DIALS={{ DIALS }} cargo test --workspace --lib --locked -- --nocapture refused_dials_wear
 
+# Kill whatever there is to kill, under load, so many times in a row.
+faults ROUNDS="200":
+    scripts/setup test
+    SSHNET_FAULT_ROUNDS={{ ROUNDS }} cargo test --workspace --test main_job --locked -- --nocapture faults::
+
+# Churn for so many seconds, and see that memory and descriptors stay flat.
+soak SECONDS="600":
+    scripts/setup test
+    SSHNET_SOAK_SECONDS={{ SECONDS }} cargo test --workspace --test main_job --locked -- --nocapture soak::
+
 # Fuzz a target of core/fuzz (message or session) or host/fuzz (ninep) for so many
 # seconds. Needs cargo-fuzz and a nightly toolchain.
 fuzz TARGET SECONDS="600":

@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep, timeout};
 use self::connection::{Connection, Way};
 use crate::args;
 use crate::driver::Driver;
-use crate::engine::{Config, Core, Engine, EngineError, Sandbox};
+use crate::engine::{Config, Core, Engine, EngineError, Limits, Sandbox};
 use crate::fuse::{MountError, Mounted, Mountpoint};
 use crate::ninep;
 use crate::notice::notice;

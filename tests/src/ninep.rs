@@ -260,7 +260,11 @@ impl Client {
             body = body.string(name);
         }
         let walking = self.request(&format!("walk {path}"), 110, body);
-        (File { client: self.clone(), fid, path: path.to_owned() }, walking, names.len())
+        (
+            File { client: self.clone(), fid, path: path.to_owned(), open: true },
+            walking,
+            names.len(),
+        )
     }
 
     /// Walks to a file and opens it. Opening may take as long as it likes: the
@@ -396,14 +400,14 @@ impl Client {
 }
 
 /// The file of a walk that went all the way.
-fn walked(file: File, walking: Pending, names: usize) -> Answer<File> {
+fn walked(mut file: File, walking: Pending, names: usize) -> Answer<File> {
     let reply = walking.wait();
     let far = reply.as_ref().is_ok_and(|reply| usize::from(Fields(reply).u16()) == names);
     if far {
         return Ok(file);
     }
     // It stands for nothing, so there is nothing to clunk.
-    std::mem::forget(file);
+    file.open = false;
     reply.and(Err(NineError { text: None, errno: None }))
 }
 
@@ -476,6 +480,8 @@ pub struct File {
     client: Client,
     fid: u32,
     path: String,
+    /// Whether it is to be clunked.
+    open: bool,
 }
 
 impl File {
@@ -522,10 +528,10 @@ impl File {
     }
 
     /// Clunks it, and waits for that.
-    pub fn close(self) {
+    pub fn close(mut self) {
         let pending = self.clunk();
         pending.wait().expect("a clunk of an open fid is not refused");
-        std::mem::forget(self);
+        self.open = false;
     }
 
     fn clunk(&self) -> Pending {
@@ -536,7 +542,9 @@ impl File {
 
 impl Drop for File {
     fn drop(&mut self) {
-        drop(self.clunk());
+        if self.open {
+            drop(self.clunk());
+        }
     }
 }
 
