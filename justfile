@@ -43,6 +43,10 @@ install:
     scripts/setup build
     cargo install --locked --path host
 
+# Run the conformance suite on a component: which claims of the contract it fails.
+conformance FILE:
+    scripts/conformance {{ FILE }}
+
 # Run so many seeds of the simulator, on the component and the native engine.
 sim RUNS="10000":
     SSHNET_SIM_RUNS={{ RUNS }} cargo test --package sshnet-tests --test sim --locked -- --nocapture every_seed

@@ -13,6 +13,7 @@ use sshnet_core::{
 
 use crate::ledger::Ledger;
 use crate::peer::{call, client, completions, done, exactly, question, send};
+use crate::promise::{ours, own, said};
 use crate::subject::{Pair, Subject};
 
 /// Small limits, without deadlines: what a test doesn't set to be otherwise.
@@ -85,6 +86,12 @@ impl Bench {
         let mut bench = Self::without_pipe(limits);
         bench.pipe_up();
         bench
+    }
+
+    /// A session for a test of our engine's quality: none if another component is
+    /// under test, for then there is nothing to be tested.
+    pub fn of_ours(limits: Limits) -> Option<Self> {
+        ours().then(|| Self::with(limits))
     }
 
     /// A session without a pipe.
@@ -278,6 +285,31 @@ impl Bench {
         self.info(id).state
     }
 
+    /// Fails unless this is a client's last error, in the engine's own words.
+    #[track_caller]
+    pub fn blames(&mut self, id: ClientId, words: &str) {
+        let last = self.info(id).last_error.unwrap_or_default();
+        assert!(said(&last, &own(words)), "the last error is {last:?}");
+    }
+
+    /// The peer sends all that it may and leaves so many bytes of its window;
+    /// answers what it sent. No read may wait.
+    #[track_caller]
+    pub fn fill(&mut self, line: Line, leave: u32) -> Vec<u8> {
+        let mut sent = Vec::new();
+        loop {
+            let window = self.info(line.id).receive_window;
+            let length = window.saturating_sub(leave).min(PACKET) as usize;
+            if length == 0 {
+                assert_eq!(window, leave, "there was less window");
+                return sent;
+            }
+            let piece: Vec<u8> = (0..length).map(|i| (sent.len() + i) as u8).collect();
+            exactly(&self.hear(Message::Data { recipient: line.ours, data: &piece }), []);
+            sent.extend(piece);
+        }
+    }
+
     /// What a client's `status` reads.
     #[track_caller]
     pub fn status(&mut self, id: ClientId) -> String {
@@ -412,6 +444,7 @@ impl Bench {
                     Ok(Message::WindowAdjust { bytes, .. }) => granted += u64::from(bytes),
                     other => panic!("read sent {other:?}"),
                 },
+                Effect::Wake(_) => {}
                 other => panic!("read had the effect {other:?}"),
             }
         }

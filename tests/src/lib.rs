@@ -3,6 +3,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`subject`] | the engine under test: the component and the native library, call by call the same |
+//! | [`promise`] | what is asked of our engine, and of another component |
 //! | [`ledger`] | what must hold in every test: one completion per request, windows kept, nothing after CLOSE |
 //! | [`mod@bench`] | a subject with its ledger, and a peer's and a user's most common moves |
 //! | [`link`] | a far side behind a link that takes time, in virtual time |
@@ -28,6 +29,7 @@ pub mod ledger;
 pub mod link;
 pub mod ninep;
 pub mod peer;
+pub mod promise;
 pub mod refusing;
 pub mod relay;
 pub mod sim;

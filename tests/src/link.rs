@@ -97,10 +97,11 @@ pub struct Link {
 }
 
 impl Link {
-    /// A link of so many bytes a second and such a round trip in nanoseconds.
-    pub fn new(limits: Limits, rate: u64, trip: u64, answers: Answers) -> Self {
-        Self {
-            s: Bench::with(limits),
+    /// A link of so many bytes a second and such a round trip in nanoseconds, to try
+    /// our own engine on: see [`Bench::of_ours`].
+    pub fn of_ours(limits: Limits, rate: u64, trip: u64, answers: Answers) -> Option<Self> {
+        Some(Self {
+            s: Bench::of_ours(limits)?,
             rate,
             trip,
             answers,
@@ -112,7 +113,7 @@ impl Link {
             ends: Vec::new(),
             questions: Vec::new(),
             most: 0,
-        }
+        })
     }
 
     /// A conversation in which the far side has so much to send: its number. It is

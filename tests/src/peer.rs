@@ -1,13 +1,16 @@
 //! Messages and effects in a form that can be compared and printed.
 //!
 //! Tests say exactly which effects an event has, in order, and [`exactly`] fails
-//! on any other, on one more and on one less. What was sent is printed as the
-//! message that it is.
+//! on any other, on one more and on one less (of another component than ours it asks
+//! what the contract promises: see [`promise`](crate::promise)). What was sent is
+//! printed as the message that it is.
 
 use std::fmt::Write as _;
 
 use sshnet_core::message::{Global, Message, Open};
 use sshnet_core::{ClientId, Completion, Effect, Error, ErrorCode, Reply};
+
+use crate::promise::{own, same};
 
 /// The message goes to the peer.
 pub fn send(message: Message<'_>) -> Effect {
@@ -35,8 +38,13 @@ pub fn count(request: u64, count: u32) -> Effect {
     Effect::Complete(Completion { request, outcome: Ok(Reply::Count(count)) })
 }
 
-/// The request fails with this error.
+/// The request fails with this error, which the engine puts into words.
 pub fn failed(request: u64, code: ErrorCode, message: &str) -> Effect {
+    told(request, code, &own(message))
+}
+
+/// The request fails with this error, in words that came from outside.
+pub fn told(request: u64, code: ErrorCode, message: &str) -> Effect {
     let error = Error { code, message: message.to_owned() };
     Effect::Complete(Completion { request, outcome: Err(error) })
 }
@@ -53,7 +61,7 @@ pub fn warn(what: &str) -> Effect {
 
 /// The session fails.
 pub fn fail(why: &str) -> Effect {
-    Effect::Fail(why.to_owned())
+    Effect::Fail(own(why))
 }
 
 /// A question that every peer must answer (RFC 4254 section 5.4).
@@ -111,12 +119,36 @@ pub fn refusal(recipient: u32, reason: u32, description: &str) -> Message<'_> {
     Message::OpenFailure { recipient, reason, description: description.as_bytes(), language: b"en" }
 }
 
+/// A call is refused, in the engine's own words.
+pub fn declined(recipient: u32, reason: u32, words: &str) -> Effect {
+    send(refusal(recipient, reason, &own(words)))
+}
+
 /// Fails unless these are the effects, in this order.
 #[track_caller]
 pub fn exactly<const N: usize>(effects: &[Effect], expected: [Effect; N]) {
-    if effects != expected {
+    if !same(effects, &expected) {
         panic!("expected:\n{}but there was:\n{}", show(&expected), show(effects));
     }
+}
+
+/// Fails unless this is one of the effects.
+#[track_caller]
+pub fn among(effects: &[Effect], expected: Effect) {
+    let expected = [expected];
+    if !effects.iter().any(|effect| same(std::slice::from_ref(effect), &expected)) {
+        panic!("expected:\n{}among:\n{}", show(&expected), show(effects));
+    }
+}
+
+/// Why the session fails in this event; it must.
+#[track_caller]
+pub fn failure(effects: &[Effect]) -> &str {
+    let why = effects.iter().find_map(|effect| match effect {
+        Effect::Fail(why) => Some(why.as_str()),
+        _ => None,
+    });
+    why.unwrap_or_else(|| panic!("the session does not fail:\n{}", show(effects)))
 }
 
 /// The messages among the effects.
@@ -125,6 +157,17 @@ pub fn sent(effects: &[Effect]) -> Vec<Message<'_>> {
         .iter()
         .filter_map(|effect| match effect {
             Effect::Send(message) => Some(decoded(message)),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The channels of the data messages among the effects, in order.
+pub fn order(effects: &[Effect]) -> Vec<u32> {
+    sent(effects)
+        .iter()
+        .filter_map(|message| match message {
+            Message::Data { recipient, .. } => Some(*recipient),
             _ => None,
         })
         .collect()

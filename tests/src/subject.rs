@@ -4,9 +4,9 @@
 //! (wit/engine.wit). There are two: the component under wasmtime, through the
 //! host's own `engine` module, and the native library. [`Pair`] is both, and
 //! fails where they differ: a test that uses it runs on both and shows that they
-//! agree. `SSHNET_CORE=FILE` puts another component in the place of the embedded
-//! one. Without this crate's feature `component` there is the library alone,
-//! which is built in seconds: for mutants.
+//! agree. With `SSHNET_CORE=FILE` it is the component in that file, and nothing
+//! else. Without this crate's feature `component` it is the library alone, which is
+//! built in seconds: for mutants.
 
 #[cfg(feature = "component")]
 pub mod component;
@@ -14,6 +14,8 @@ pub mod component;
 use sshnet_core::{
     ClientId, ClientInfo, Config, Effect, Error, Protocol, Session, Statistics, TextFile,
 };
+
+use crate::promise::another;
 
 /// The contract, function by function. A trap is a panic.
 #[allow(missing_docs, reason = "each method is the function of the same name in wit/engine.wit")]
@@ -117,11 +119,12 @@ impl Subject for Session {
     }
 }
 
-/// The component and the native library, side by side.
+/// The component and the native library, side by side; another component than ours
+/// alone.
 pub struct Pair {
     #[cfg(feature = "component")]
     component: component::Component,
-    native: Session,
+    native: Option<Session>,
 }
 
 impl Pair {
@@ -130,7 +133,7 @@ impl Pair {
         Self {
             #[cfg(feature = "component")]
             component: component::Component::new(config),
-            native: Session::new(config.clone()),
+            native: (!another()).then(|| Session::new(config.clone())),
         }
     }
 }
@@ -138,19 +141,30 @@ impl Pair {
 /// Calls both, and answers what they agree on.
 macro_rules! both {
     ($self:ident . $method:ident ( $($argument:expr),* )) => {{
+        let native = $self.native.as_mut().map(|native| Subject::$method(native $(, $argument)*));
         #[cfg(feature = "component")]
-        let component = Subject::$method(&mut $self.component $(, $argument)*);
-        let native = Subject::$method(&mut $self.native $(, $argument)*);
-        #[cfg(feature = "component")]
-        if component != native {
-            let call = stringify!($method);
-            panic!(
-                "{call}: the component and the native library differ\n\
-                 component: {component:?}\n   native: {native:?}"
-            );
-        }
-        native
+        let component = Some(Subject::$method(&mut $self.component $(, $argument)*));
+        #[cfg(not(feature = "component"))]
+        let component = None;
+        agreed(stringify!($method), component, native)
     }};
+}
+
+/// What the component and the native library agree on, or the one of them that there
+/// is answers.
+fn agreed<T: PartialEq + std::fmt::Debug>(
+    call: &str,
+    component: Option<T>,
+    native: Option<T>,
+) -> T {
+    match (component, native) {
+        (Some(component), Some(native)) if component != native => panic!(
+            "{call}: the component and the native library differ\n\
+             component: {component:?}\n   native: {native:?}"
+        ),
+        (Some(answer), _) | (None, Some(answer)) => answer,
+        (None, None) => panic!("{call}: there is no engine"),
+    }
 }
 
 impl Subject for Pair {

@@ -7,7 +7,8 @@
 //! every call the [`oracle`] judges what the engine answered. At the end the
 //! faults stop, and everything has to come to an end within a bounded number of
 //! calls. The engine runs as the component and as the native library in lock
-//! step; their answers must be equal.
+//! step; their answers must be equal. Another component runs alone, and the oracle
+//! holds it to the contract.
 
 #[cfg(feature = "component")]
 pub mod component;

@@ -19,6 +19,17 @@ pub struct Failure {
     pub lawful: bool,
 }
 
+/// What a run is on.
+#[derive(Clone, Copy)]
+pub struct Machines<'a> {
+    /// What answers.
+    pub first: Maker<'a>,
+    /// What has to answer the same, if there is something.
+    pub second: Option<Maker<'a>>,
+    /// Whether they are our engine, which is held to more than the contract.
+    pub ours: bool,
+}
+
 /// A session under way: one machine, or two in lock step.
 pub struct Run {
     first: Box<dyn Machine>,
@@ -42,12 +53,13 @@ pub fn native(limits: Limits) -> Box<dyn Machine> {
 const SAMPLE: usize = 16;
 
 impl Run {
-    /// Starts one on the native engine, and on another machine if there is one.
-    pub fn new(limits: Limits, lawful: bool, second: Option<Maker<'_>>) -> Self {
+    /// Starts one.
+    pub fn new(limits: Limits, lawful: bool, machines: Machines<'_>) -> Self {
+        let model = Model::new(limits, lawful);
         Self {
-            first: native(limits),
-            second: second.map(|make| make(limits)),
-            model: Model::new(limits, lawful),
+            first: (machines.first)(limits),
+            second: machines.second.map(|make| make(limits)),
+            model: if machines.ours { model } else { model.of_another() },
             limits,
             lawful,
             calls: Vec::new(),
@@ -138,9 +150,9 @@ pub fn replay(
     limits: Limits,
     lawful: bool,
     calls: &[Call],
-    second: Option<Maker<'_>>,
+    machines: Machines<'_>,
 ) -> Result<Coverage, (usize, String)> {
-    let mut run = Run::new(limits, lawful, second);
+    let mut run = Run::new(limits, lawful, machines);
     for (at, call) in calls.iter().enumerate() {
         run.call(call.clone()).map_err(|why| (at, why))?;
     }
@@ -156,11 +168,11 @@ impl Failure {
     /// Drops calls as long as the same defect shows (ddmin). Where it is about a
     /// lawful peer, the peer must have been one up to the last call: what is left
     /// may then break the rule in a simpler way than the whole run did.
-    pub fn shrink(&mut self, second: Option<Maker<'_>>) {
+    pub fn shrink(&mut self, machines: Machines<'_>) {
         let kind_of = kind(&self.why);
         let lawful = self.lawful && self.why.contains("lawful");
         let last = self.calls.last().cloned();
-        let fails = |calls: &[Call]| match replay(self.limits, lawful, calls, second) {
+        let fails = |calls: &[Call]| match replay(self.limits, lawful, calls, machines) {
             Err((at, why)) if kind(&why) == kind_of => {
                 let whole = at + 1 == calls.len() && calls.last() == last.as_ref();
                 (!lawful || whole).then_some(why)

@@ -7,7 +7,7 @@ use sshnet_core::{ClientId, ClientState, Effect, Limits, Protocol, Reply, TextFi
 use super::oracle::{Call, Coverage};
 use super::peer::{Manners, Mode, Peer};
 use super::prng::Prng;
-use super::run::{Failure, Maker, Run};
+use super::run::{Failure, Machines, Run};
 
 /// What users do, as indices into [`Options::users`].
 const USES: usize = 12;
@@ -135,11 +135,11 @@ pub struct Report {
 }
 
 /// Runs a seed.
-pub fn run(seed: u64, second: Option<Maker<'_>>) -> Result<Report, Box<Failure>> {
+pub fn run(seed: u64, machines: Machines<'_>) -> Result<Report, Box<Failure>> {
     let mut rng = Prng::new(seed);
     let options = Options::swarm(&mut rng);
     let lawful = options.manners.mode != Mode::Hostile;
-    let run = Run::new(options.limits, lawful, second);
+    let run = Run::new(options.limits, lawful, machines);
     let mut world = World {
         run,
         rng,

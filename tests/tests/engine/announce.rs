@@ -4,7 +4,7 @@ use sshnet_core::message::{Global, Message, reason};
 use sshnet_core::{ClientState, ErrorCode, Limits, Protocol, TextFile};
 use sshnet_tests::bench::{Bench, limits};
 use sshnet_tests::peer::{
-    call, cancel, done, error, exactly, failed, forward, refusal, send, sent,
+    among, call, cancel, declined, done, error, exactly, failed, forward, send, sent,
 };
 
 /// What an address is refused with of which the far side has yet to say whether it
@@ -33,7 +33,7 @@ fn an_announcement_that_the_far_side_refuses_fails() {
     let told = "the far side would not announce 127.0.0.1!80";
     exactly(&s.hear(Message::RequestFailure), [failed(1, ErrorCode::AddressInUse, told)]);
     assert_eq!(s.state(id), ClientState::Closed);
-    assert_eq!(s.info(id).last_error.as_deref(), Some(told));
+    s.blames(id, told);
     // The address is free for another try.
     exactly(&s.control(2, id, "announce 127.0.0.1!80"), [send(forward("127.0.0.1", 80))]);
 }
@@ -173,8 +173,7 @@ fn an_address_spelled_otherwise_goes_to_the_only_one_that_it_can_mean() {
 /// Duty 6: what was not announced MUST be refused.
 #[test]
 fn a_call_to_an_address_that_is_not_announced_is_refused() {
-    let refused =
-        |recipient| send(refusal(recipient, reason::PROHIBITED, "nothing is announced there"));
+    let refused = |recipient| declined(recipient, reason::PROHIBITED, "nothing is announced there");
     let mut s = Bench::new();
     exactly(&s.hear(call(70, "", 99)), [refused(70)]);
     s.announce("127.0.0.1!99");
@@ -198,7 +197,7 @@ fn a_call_after_the_cancel_is_refused() {
     s.control(1, id, "hangup");
     exactly(
         &s.hear(call(70, "", 99)),
-        [send(refusal(70, reason::PROHIBITED, "nothing is announced there"))],
+        [declined(70, reason::PROHIBITED, "nothing is announced there")],
     );
     exactly(&s.hear(Message::RequestSuccess { data: b"" }), []);
 }
@@ -341,7 +340,7 @@ fn a_unix_client_announces_a_path() {
     let kind = sshnet_core::message::Open::ForwardedStreamlocal { path: b"/run/other" };
     exactly(
         &s.hear(Message::Open { sender: 71, window: 9, packet: 9, kind }),
-        [send(refusal(71, reason::PROHIBITED, "nothing is announced there"))],
+        [declined(71, reason::PROHIBITED, "nothing is announced there")],
     );
     exactly(&s.control(3, id, "hangup"), [send(streamlocal(true)), done(3)]);
 }
@@ -357,7 +356,7 @@ fn a_port_that_is_picked_twice_fails_the_second_announcement() {
     let bound = 40_000_u32.to_be_bytes();
     let effects = s.hear(Message::RequestSuccess { data: &bound });
     let told = "the far side bound *!40000 twice";
-    assert!(effects.contains(&failed(1, ErrorCode::Other, told)), "{effects:?}");
+    among(&effects, failed(1, ErrorCode::Other, told));
     assert_eq!(s.state(id), ClientState::Closed);
 }
 
@@ -425,7 +424,7 @@ fn of_two_who_ask_again_for_one_address_the_first_that_gets_it_has_it() {
     assert!(s.ledger.outstanding() == [3], "{effects:?}");
     let told = "the far side bound *!40000 twice";
     exactly(&s.hear(Message::RequestSuccess { data: b"" }), [failed(3, ErrorCode::Other, told)]);
-    assert_eq!(s.info(second).last_error.as_deref(), Some(told));
+    s.blames(second, told);
 }
 
 /// An address that was asked for in vain belongs to nobody here, and yet it cannot

@@ -4,7 +4,7 @@ use sshnet_core::message::{Message, Open, reason};
 use sshnet_core::{ClientState, Effect, ErrorCode, Limits, TextFile};
 use sshnet_tests::bench::{Bench, limits, taken};
 use sshnet_tests::peer::{
-    call, call_with, cancel, client, done, error, exactly, failed, refusal, send,
+    among, call, call_with, cancel, client, declined, done, error, exactly, failed, send,
 };
 
 /// A call that finds someone listening is confirmed at once.
@@ -80,7 +80,7 @@ fn those_who_listen_get_one_call_each_in_order() {
     for (request, theirs) in [(1, 70), (2, 71)] {
         let effects = s.hear(call(theirs, "", 99));
         let (id, _) = taken(&effects);
-        assert_eq!(effects[1], client(request, id));
+        among(&effects, client(request, id));
     }
 }
 
@@ -119,7 +119,7 @@ fn a_call_beyond_the_backlog_is_refused() {
     }
     exactly(
         &s.hear(call(73, "", 99)),
-        [send(refusal(73, reason::RESOURCE_SHORTAGE, "too many calls wait"))],
+        [declined(73, reason::RESOURCE_SHORTAGE, "too many calls wait")],
     );
     assert_eq!(s.info(listener).calls, 3);
     assert_eq!(s.statistics().calls_refused, 1);
@@ -142,7 +142,7 @@ fn calls_beyond_the_sessions_limit_are_refused() {
     }
     exactly(
         &s.hear(call(75, "", 99)),
-        [send(refusal(75, reason::RESOURCE_SHORTAGE, "too many calls wait"))],
+        [declined(75, reason::RESOURCE_SHORTAGE, "too many calls wait")],
     );
     assert_eq!((s.info(a).calls, s.info(b).calls), (3, 2));
     // A listener that goes makes room.
@@ -158,7 +158,7 @@ fn without_a_backlog_a_call_needs_someone_who_listens() {
     let listener = s.announce("*!99");
     exactly(
         &s.hear(call(70, "", 99)),
-        [send(refusal(70, reason::RESOURCE_SHORTAGE, "too many calls wait"))],
+        [declined(70, reason::RESOURCE_SHORTAGE, "too many calls wait")],
     );
     s.listen(1, listener);
     taken(&s.hear(call(71, "", 99)));
@@ -172,7 +172,7 @@ fn hangup_refuses_the_calls_that_wait() {
     s.hear(call(70, "", 99));
     s.hear(call(71, "", 99));
     let refused =
-        |recipient| send(refusal(recipient, reason::CONNECT_FAILED, "nobody listens any more"));
+        |recipient| declined(recipient, reason::CONNECT_FAILED, "nobody listens any more");
     exactly(
         &s.control(1, listener, "hangup"),
         [send(cancel("", 99)), refused(70), refused(71), done(1)],
@@ -224,7 +224,7 @@ fn channels_that_a_client_does_not_take_are_refused() {
     for (kind, code, why) in cases {
         exactly(
             &s.hear(Message::Open { sender: 70, window: 9, packet: 9, kind }),
-            [send(refusal(70, code, why))],
+            [declined(70, code, why)],
         );
     }
     assert_eq!(s.statistics().channels, 0);
@@ -238,7 +238,7 @@ fn a_call_that_allows_no_packet_is_refused() {
     let listener = s.announce("*!99");
     exactly(
         &s.hear(call_with(70, 9, 0, "", 99)),
-        [send(refusal(70, reason::CONNECT_FAILED, "maximum packet size of 0"))],
+        [declined(70, reason::CONNECT_FAILED, "maximum packet size of 0")],
     );
     assert_eq!(s.info(listener).calls, 0);
 }

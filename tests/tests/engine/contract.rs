@@ -1,8 +1,7 @@
 //! What the component is: a file that asks nothing of its host.
 
-use sshnet_core::Limits;
-use sshnet_host::engine::{Core, EMBEDDED, EngineError};
-use sshnet_tests::subject::component::{core, to_host_limits};
+use sshnet_host::engine::{Core, EngineError, Protocol, Sandbox};
+use sshnet_tests::subject::component::core;
 
 /// The world `core` imports nothing, so the engine can read no clock, open no
 /// file and draw no random number.
@@ -11,18 +10,19 @@ fn the_component_has_no_imports() {
     assert_eq!(core().imports(), Vec::<String>::new());
 }
 
-/// Who embeds it gets a small file.
+/// The limits that it thinks sound are some that it can work with.
 #[test]
-fn the_component_is_smaller_than_150_kilobytes() {
-    let size = EMBEDDED.len();
-    assert!(size < 150_000, "{size} bytes");
-}
-
-/// One list of defaults, in two builds.
-#[test]
-fn the_default_limits_are_those_of_the_library() {
+fn a_session_with_the_default_limits_makes_clients() {
     let limits = core().default_limits().expect("the component answers");
-    assert_eq!(limits, to_host_limits(&Limits::default()));
+    let sandbox = Sandbox::for_limits(&limits);
+    let config =
+        sshnet_host::engine::Config { prefix: "/net".into(), services: Vec::new(), limits };
+    let mut engine = core().session(&config, sandbox).expect("a session");
+    for request in 1..100 {
+        let effects = engine.clone_client(request, Protocol::Tcp).expect("no trap");
+        assert_eq!(effects.len(), 1, "{effects:?}");
+    }
+    assert_eq!(engine.statistics().expect("no trap").clients, 99);
 }
 
 /// What is no component is refused with words, not run.

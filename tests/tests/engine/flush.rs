@@ -3,7 +3,7 @@
 use sshnet_core::message::Message;
 use sshnet_core::{ClientState, ErrorCode};
 use sshnet_tests::bench::{Bench, PACKET};
-use sshnet_tests::peer::{count, data, exactly, failed, send};
+use sshnet_tests::peer::{among, count, data, exactly, failed, send};
 
 /// A read that waits.
 #[test]
@@ -57,7 +57,7 @@ fn hangup_fails_a_half_sent_write() {
     let line = s.dial_with(4, PACKET);
     s.write(1, line.id, b"abcdef");
     let effects = s.control(2, line.id, "hangup");
-    assert_eq!(effects[1], failed(1, ErrorCode::HungUp, "i/o on hungup channel"));
+    among(&effects, failed(1, ErrorCode::HungUp, "i/o on hungup channel"));
 }
 
 /// What is done is done; what never was is nothing.

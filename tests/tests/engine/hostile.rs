@@ -2,9 +2,10 @@
 //! the session fails. Nothing else is harmed, and nothing traps.
 
 use sshnet_core::message::Message;
-use sshnet_core::{ClientState, Effect, Limits};
+use sshnet_core::{ClientState, ErrorCode, Limits};
 use sshnet_tests::bench::{Bench, limits};
-use sshnet_tests::peer::{exactly, fail, sent, warn};
+use sshnet_tests::peer::{exactly, fail, failed, failure, sent, warn};
+use sshnet_tests::promise::{begins, ends};
 
 /// Duty 20: OpenSSH itself does not mind a window adjustment for a channel that
 /// it just closed.
@@ -35,14 +36,11 @@ fn anything_else_for_no_channel_fails_the_session() {
             Message::OpenConfirmation { recipient, sender: 1, window: 1, packet: 1, data: b"" },
         ] {
             let mut s = Bench::new();
-            match &s.hear(message)[..] {
-                [Effect::Fail(why)] => {
-                    let end = format!("for channel {recipient}, which is not there");
-                    assert!(why.starts_with("the far side sent "), "{why}");
-                    assert!(why.ends_with(&end), "{why}");
-                }
-                other => panic!("{message:?}: {other:?}"),
-            }
+            let effects = s.hear(message);
+            let why = failure(&effects);
+            assert!(begins(why, "the far side sent "), "{why}");
+            assert!(ends(why, &format!("for channel {recipient}, which is not there")), "{why}");
+            exactly(&effects, [fail(why)]);
             assert!(!s.statistics().pipe_up);
         }
     }
@@ -67,7 +65,7 @@ fn a_message_that_cannot_be_read_fails_the_session() {
         let mut s = Bench::new();
         s.dial();
         let effects = s.hear_bytes(bytes);
-        assert!(matches!(effects[..], [Effect::Fail(_)]), "{bytes:?}: {effects:?}");
+        exactly(&effects, [fail(failure(&effects))]);
     }
 }
 
@@ -82,13 +80,9 @@ fn a_refusal_without_its_language_tag_fails_the_session_and_the_dial() {
         Message::OpenFailure { recipient: ours, reason: 2, description: b"no", language: b"" };
     let bytes = whole.encode();
     let effects = s.hear_bytes(&bytes[..bytes.len() - 4]);
-    assert_eq!(effects.len(), 2, "{effects:?}");
-    assert_eq!(
-        effects[1],
-        fail(
-            "the far side sent a malformed message of type 92: message ends within its language tag"
-        )
-    );
+    let why =
+        "the far side sent a malformed message of type 92: message ends within its language tag";
+    exactly(&effects, [failed(1, ErrorCode::NetworkDown, why), fail(why)]);
     assert_eq!(s.state(id), ClientState::Closed);
 }
 
@@ -100,7 +94,7 @@ fn data_with_bytes_after_its_end_delivers_none_of_them() {
     let mut bytes = Message::Data { recipient: line.ours, data: b"abc" }.encode();
     bytes.extend(b"hidden");
     let effects = s.hear_bytes(&bytes);
-    assert!(matches!(effects[..], [Effect::Fail(_)]), "{effects:?}");
+    exactly(&effects, [fail(failure(&effects))]);
     assert_eq!(s.info(line.id).unread, 0);
 }
 

@@ -4,7 +4,10 @@
 use sshnet_core::message::Message;
 use sshnet_core::{ClientState, ErrorCode, Limits, Protocol};
 use sshnet_tests::bench::{Bench, Line, PACKET, limits};
-use sshnet_tests::peer::{count, data, done, error, exactly, failed, send, sent, warn};
+use sshnet_tests::peer::{
+    among, count, data, data_sent, done, error, exactly, failed, send, sent, warn,
+};
+use sshnet_tests::promise::another;
 
 /// Requests outstanding at once.
 #[test]
@@ -18,7 +21,7 @@ fn a_request_beyond_the_limit_is_refused() {
     exactly(&s.read(4, line.id, 1), [failed(4, ErrorCode::ResourceExhausted, told)]);
     assert_eq!(s.info(line.id).last_error, None, "status tells of control messages");
     exactly(&s.control(5, line.id, "hangup"), [failed(5, ErrorCode::ResourceExhausted, told)]);
-    assert_eq!(s.info(line.id).last_error.as_deref(), Some(told));
+    s.blames(line.id, told);
     s.flush(2);
     exactly(&s.read(6, line.id, 1), []);
 }
@@ -38,7 +41,7 @@ fn a_write_beyond_the_bytes_that_may_wait_is_refused_whole() {
     exactly(&s.write(5, a.id, []), [count(5, 0)]);
     // What is sent makes room.
     let effects = s.hear(Message::WindowAdjust { recipient: a.ours, bytes: 60 });
-    assert_eq!(effects.len(), 2);
+    exactly(&effects, [send(Message::Data { recipient: a.theirs, data: &[1; 60] }), count(1, 60)]);
     exactly(&s.write(6, b.id, [3; 60]), []);
     assert_eq!(error(&s.write(7, b.id, [3; 1])).code, ErrorCode::ResourceExhausted);
     // And so does a conversation that ends.
@@ -132,7 +135,8 @@ fn limits_without_end_work() {
     let id = s.client();
     let effects = s.control(1, id, format!("connect {}!7", "x".repeat(100_000)));
     let [Message::Open { window, packet, .. }] = sent(&effects)[..] else { panic!("{effects:?}") };
-    assert_eq!((window, packet), (u32::MAX, 32_768));
+    assert_eq!(packet, 32_768);
+    assert!(window == u32::MAX || another(), "{window}");
     let confirmation = Message::OpenConfirmation {
         recipient: 0,
         sender: 70,
@@ -143,7 +147,7 @@ fn limits_without_end_work() {
     s.hear(confirmation);
     assert_eq!(s.state(id), ClientState::Established);
     let effects = s.write(2, id, vec![1; 1 << 20]);
-    assert_eq!(effects.last(), Some(&count(2, 1 << 20)));
+    among(&effects, count(2, 1 << 20));
 }
 
 /// A packet limit of ours holds for what we send as well.
@@ -152,7 +156,8 @@ fn our_packet_limit_holds_for_both_directions() {
     let mut s = Bench::with(Limits { packet: 300, ..limits() });
     let line = s.dial();
     let effects = s.write(1, line.id, [1; 301]);
-    assert_eq!(sent(&effects).len(), 2);
+    assert_eq!(data_sent(&effects, line.theirs), [1; 301]);
+    assert!(sent(&effects).iter().all(|message| message.encode().len() <= 9 + 300));
     exactly(&s.hear(Message::Data { recipient: line.ours, data: &[1; 300] }), []);
     s.hear(Message::Data { recipient: line.ours, data: &[1; 301] });
     assert_eq!(s.state(line.id), ClientState::Finished);

@@ -1,16 +1,15 @@
-//! The engine, on the component under wasmtime and on the native library at once.
+//! The claims of the contract (wit/), on the component under wasmtime and on the native
+//! library at once, or on another component: see [`sshnet_tests::promise`].
 
 mod announce;
 mod calls;
 mod clients;
 mod close;
-mod codec;
 #[cfg(feature = "component")]
 mod contract;
 mod control;
 mod dial;
 mod flush;
-mod growth;
 mod half_close;
 mod hostile;
 mod limits;

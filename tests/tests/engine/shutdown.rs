@@ -3,7 +3,7 @@
 use sshnet_core::message::{Message, reason};
 use sshnet_core::{ClientState, ErrorCode, Protocol};
 use sshnet_tests::bench::{Bench, PACKET};
-use sshnet_tests::peer::{call, cancel, completions, exactly, failed, refusal, send};
+use sshnet_tests::peer::{call, cancel, completions, declined, exactly, send, told};
 
 /// Every request ends, every channel is closed, every announcement cancelled.
 #[test]
@@ -18,7 +18,7 @@ fn shutdown_ends_every_request_and_closes_every_channel() {
     s.listen(3, idle);
     let dialing = s.client();
     let ours = s.connect(4, dialing);
-    let canceled = |request| failed(request, ErrorCode::Canceled, "terminated");
+    let canceled = |request| told(request, ErrorCode::Canceled, "terminated");
     exactly(
         &s.shutdown("terminated"),
         [
@@ -26,7 +26,7 @@ fn shutdown_ends_every_request_and_closes_every_channel() {
             canceled(1),
             canceled(2),
             send(cancel("", 99)),
-            send(refusal(70, reason::CONNECT_FAILED, "nobody listens any more")),
+            declined(70, reason::CONNECT_FAILED, "nobody listens any more"),
             send(cancel("", 98)),
             canceled(3),
             canceled(4),
@@ -56,7 +56,7 @@ fn after_shutdown_every_request_is_canceled() {
     let mut s = Bench::new();
     let line = s.dial();
     s.shutdown("terminated");
-    let canceled = |request| failed(request, ErrorCode::Canceled, "terminated");
+    let canceled = |request| told(request, ErrorCode::Canceled, "terminated");
     exactly(&s.clone_client(1, Protocol::Tcp), [canceled(1)]);
     exactly(&s.control(2, line.id, "connect h!7"), [canceled(2)]);
     exactly(&s.read(3, line.id, 1), [canceled(3)]);
@@ -65,7 +65,7 @@ fn after_shutdown_every_request_is_canceled() {
     exactly(&s.release(line.id), []);
     exactly(
         &s.hear(call(70, "", 99)),
-        [send(refusal(70, reason::PROHIBITED, "nothing is announced there"))],
+        [declined(70, reason::PROHIBITED, "nothing is announced there")],
     );
 }
 

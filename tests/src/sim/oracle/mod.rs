@@ -81,6 +81,8 @@ pub struct Model {
     limits: Limits,
     /// Any complaint about the peer is a defect.
     lawful: bool,
+    /// It is our engine, which shares what is unacknowledged as window.rs says.
+    ours: bool,
     /// Channels cannot be told apart any more.
     blind: bool,
     now: u64,
@@ -330,6 +332,7 @@ impl Model {
         Self {
             limits,
             lawful,
+            ours: true,
             blind: false,
             now: 0,
             ended: false,
@@ -344,6 +347,12 @@ impl Model {
             event: Event::default(),
             coverage: Coverage::default(),
         }
+    }
+
+    /// The account of an engine that is held to the contract only.
+    #[must_use]
+    pub fn of_another(self) -> Self {
+        Self { ours: false, ..self }
     }
 
     /// Whether this request waits.
@@ -435,7 +444,7 @@ impl Model {
                 Effect::Send(message) => self.sent(message, seen)?,
                 Effect::Complete(done) => self.completed(done.request, &done.outcome, seen)?,
                 Effect::Wake(at) => self.wake = Some(*at),
-                Effect::Warn(text) => check::printable(text, 400)?,
+                Effect::Warn(text) => check::printable(text, 160)?,
                 Effect::Fail(text) => {
                     check::printable(text, 120)?;
                     if !self.event.failed {
@@ -632,14 +641,15 @@ impl Model {
     /// Whether a round trip is to be measured by the conversation that begins.
     fn is_new(&self) -> bool {
         let new = self.pipe.as_ref().is_some_and(|pipe| pipe.asked.is_none());
-        new && self.limits.window < self.limits.window_max
+        new && self.ours && self.limits.window < self.limits.window_max
     }
 
     /// Whether one is to be measured by the conversation that gets window: one at a
     /// time, now and then, and only where windows change.
     fn is_due(&self) -> bool {
         let Some(pipe) = &self.pipe else { return false };
-        self.limits.window < self.limits.window_max
+        self.ours
+            && self.limits.window < self.limits.window_max
             && pipe.timed.is_none()
             && pipe.asked.is_none_or(|at| self.now - at >= 10_000_000)
     }

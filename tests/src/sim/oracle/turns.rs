@@ -41,7 +41,9 @@ impl Model {
             let unsent = u32::try_from(c.unsent()).unwrap_or(u32::MAX);
             let next = unsent.min(c.window).min(c.packet).min(self.limits.packet);
             let held = c.unacknowledged;
-            let starved = held >= floor && above(held + u64::from(next)) > free;
+            // The contract lets whoever has that part on the way wait.
+            let full = above(held + u64::from(next)) > free || !self.ours;
+            let starved = held >= floor && full;
             if next > 0 {
                 able.push((client.id, next, !starved));
             }

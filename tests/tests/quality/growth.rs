@@ -17,8 +17,8 @@ fn most(trip: u64) -> u64 {
     MOST.min(WINDOW + 125_000 * trip)
 }
 
-fn link(rate: u64, trip: u64) -> Link {
-    Link::new(Limits::default(), rate, trip, Answers::Failure)
+fn link(rate: u64, trip: u64) -> Option<Link> {
+    Link::of_ours(Limits::default(), rate, trip, Answers::Failure)
 }
 
 /// Whatever a path carries up to the largest window, four fifths of it are used
@@ -39,7 +39,7 @@ fn ten_round_trips_later_a_conversation_has_four_fifths_of_what_the_path_carries
     paths.extend([(150, 100), (400, 5), (500, 5), (1_000, 3), (1_000, 10), (1_500, 10)]);
     for (rate, trip) in paths.into_iter().filter(|(rate, trip)| rate * 1_000 * trip <= most(*trip))
     {
-        let mut link = link(rate * MB, trip * MILLI);
+        let Some(mut link) = link(rate * MB, trip * MILLI) else { return };
         let one = link.dial(ENDLESS, Reader::Fast);
         // The dial, and ten.
         link.run(11 * trip * MILLI);
@@ -61,7 +61,7 @@ fn ten_round_trips_later_a_conversation_has_four_fifths_of_what_the_path_carries
 #[test]
 fn a_window_grows_by_what_a_gigabit_takes() {
     for trip in [5, 20, 60] {
-        let mut link = link(2_000 * MB, trip * MILLI);
+        let Some(mut link) = link(2_000 * MB, trip * MILLI) else { return };
         let one = link.dial(ENDLESS, Reader::Fast);
         link.run(40 * trip * MILLI);
         assert!(link.most <= most(trip), "{trip} ms: {}", link.most);
@@ -73,7 +73,7 @@ fn a_window_grows_by_what_a_gigabit_takes() {
 /// of it at once: the peer would send that at once, too.
 #[test]
 fn a_window_grows_by_what_is_taken() {
-    let mut link = link(100 * MB, 100 * MILLI);
+    let Some(mut link) = link(100 * MB, 100 * MILLI) else { return };
     let one = link.dial(ENDLESS, Reader::Fast);
     link.run(150 * MILLI);
     let (mut held, mut taken) = (link.held(one), link.ends[one].taken);
@@ -90,7 +90,7 @@ fn a_window_grows_by_what_is_taken() {
 /// So has one that was called: there is no dial to time, only the question.
 #[test]
 fn a_call_grows_as_a_dial_does() {
-    let mut link = link(100 * MB, 100 * MILLI);
+    let Some(mut link) = link(100 * MB, 100 * MILLI) else { return };
     let listener = link.listener();
     let one = link.call(listener, ENDLESS, Reader::Fast);
     link.run(SECOND + 200 * MILLI);
@@ -102,7 +102,7 @@ fn a_call_grows_as_a_dial_does() {
 #[test]
 fn without_delay_no_window_grows() {
     for trip in [50 * MICRO, 200 * MICRO, MILLI] {
-        let mut link = link(1_000 * MB, trip);
+        let Some(mut link) = link(1_000 * MB, trip) else { return };
         let one = link.dial(ENDLESS, Reader::Fast);
         link.run(100 * MILLI);
         assert!(link.rate_of(one, SECOND / 5) >= 800 * MB, "{trip}");
@@ -116,7 +116,7 @@ fn without_delay_no_window_grows() {
 fn a_window_does_not_feed_on_the_queue_that_it_makes() {
     // Two megabytes wait before links that hold a tenth of that.
     for (rate, trip, time) in [(2, 20, 34), (1, 200, 34), (50, 4, 2)] {
-        let mut link = link(rate * MB, trip * MILLI);
+        let Some(mut link) = link(rate * MB, trip * MILLI) else { return };
         let one = link.dial(ENDLESS, Reader::Fast);
         link.run(time * SECOND);
         assert!(link.rate_of(one, SECOND) >= rate * MB * 9 / 10);
@@ -129,7 +129,7 @@ fn a_window_does_not_feed_on_the_queue_that_it_makes() {
 /// two seconds.
 #[test]
 fn a_rate_that_does_not_rise_takes_growth_back() {
-    let mut link = link(21 * MB, 100 * MILLI);
+    let Some(mut link) = link(21 * MB, 100 * MILLI) else { return };
     let one = link.dial(ENDLESS, Reader::Fast);
     link.run(400 * MILLI);
     assert!(link.most > WINDOW, "it is tried: {}", link.most);
@@ -151,7 +151,7 @@ fn a_rate_that_does_not_rise_takes_growth_back() {
 /// Who does not read gets what everyone has at first, and no more.
 #[test]
 fn a_reader_that_does_not_read_holds_its_first_window() {
-    let mut link = link(100 * MB, 100 * MILLI);
+    let Some(mut link) = link(100 * MB, 100 * MILLI) else { return };
     let one = link.dial(ENDLESS, Reader::Never);
     link.run(30 * SECOND);
     assert_eq!(link.held(one), WINDOW);
@@ -163,7 +163,7 @@ fn a_reader_that_does_not_read_holds_its_first_window() {
 #[test]
 fn a_slow_reader_holds_no_more_than_it_needs() {
     for (rate, trip) in [(100, 100), (10, 20), (1_000, 1), (40, 300)] {
-        let mut link = link(rate * MB, trip * MILLI);
+        let Some(mut link) = link(rate * MB, trip * MILLI) else { return };
         let slow = rate * MB / 10;
         let one = link.dial(ENDLESS, Reader::Slow(slow));
         link.run(2 * SECOND);
@@ -171,7 +171,7 @@ fn a_slow_reader_holds_no_more_than_it_needs() {
         assert!(link.most <= WINDOW, "{rate} MB/s and {trip} ms: {}", link.most);
     }
     // It takes 4 MB in a round trip.
-    let mut link = link(400 * MB, 100 * MILLI);
+    let Some(mut link) = link(400 * MB, 100 * MILLI) else { return };
     let one = link.dial(ENDLESS, Reader::Slow(40 * MB));
     link.run(2 * SECOND);
     assert!(link.rate_of(one, SECOND) >= 32 * MB);
@@ -182,7 +182,7 @@ fn a_slow_reader_holds_no_more_than_it_needs() {
 /// A conversation that grew and is then read slowly gives back what it grew.
 #[test]
 fn a_reader_that_becomes_slow_gives_back_what_its_window_grew() {
-    let mut link = link(100 * MB, 100 * MILLI);
+    let Some(mut link) = link(100 * MB, 100 * MILLI) else { return };
     let one = link.dial(ENDLESS, Reader::Fast);
     link.run(2 * SECOND);
     assert!(link.held(one) > 8 * MIB);
@@ -196,7 +196,7 @@ fn a_reader_that_becomes_slow_gives_back_what_its_window_grew() {
 /// And so does one whose link becomes slow.
 #[test]
 fn a_link_that_becomes_slow_takes_windows_back() {
-    let mut link = link(100 * MB, 100 * MILLI);
+    let Some(mut link) = link(100 * MB, 100 * MILLI) else { return };
     let one = link.dial(ENDLESS, Reader::Fast);
     link.run(2 * SECOND);
     assert!(link.held(one) > 8 * MIB);
@@ -210,7 +210,7 @@ fn a_link_that_becomes_slow_takes_windows_back() {
 /// first.
 #[test]
 fn after_a_while_without_data_nothing_is_left_of_what_a_window_grew() {
-    let mut link = link(100 * MB, 100 * MILLI);
+    let Some(mut link) = link(100 * MB, 100 * MILLI) else { return };
     let one = link.dial(ENDLESS, Reader::Fast);
     link.run(2 * SECOND);
     assert!(link.held(one) > 8 * MIB);
@@ -230,7 +230,7 @@ fn after_a_while_without_data_nothing_is_left_of_what_a_window_grew() {
 #[test]
 fn without_delay_those_that_are_busy_share_a_window() {
     for (count, most) in [(1, 2), (8, 2), (16, 2), (32, 4)] {
-        let mut link = link(400 * MB, 100 * MICRO);
+        let Some(mut link) = link(400 * MB, 100 * MICRO) else { return };
         let idle = link.dial(0, Reader::Fast);
         for _ in 0..count {
             link.dial(ENDLESS, Reader::Fast);
@@ -267,7 +267,9 @@ fn without_delay_those_that_are_busy_share_a_window() {
 #[test]
 fn many_that_take_little_take_nothing_from_one_that_is_busy() {
     let limits = Limits { windows: 256 * MIB, ..Limits::default() };
-    let mut link = Link::new(limits, 200 * MB, 100 * MICRO, Answers::Failure);
+    let Some(mut link) = Link::of_ours(limits, 200 * MB, 100 * MICRO, Answers::Failure) else {
+        return;
+    };
     for _ in 0..20 {
         link.dial(ENDLESS, Reader::Slow(MB / 2));
     }
@@ -279,7 +281,7 @@ fn many_that_take_little_take_nothing_from_one_that_is_busy() {
 /// On a long path each has what it needs.
 #[test]
 fn on_a_long_path_nobody_shares() {
-    let mut link = link(40 * MB, 100 * MILLI);
+    let Some(mut link) = link(40 * MB, 100 * MILLI) else { return };
     for _ in 0..8 {
         link.dial(ENDLESS, Reader::Fast);
     }
@@ -294,7 +296,9 @@ fn on_a_long_path_nobody_shares() {
 fn growth_stays_within_the_budget_of_the_session() {
     let windows = 24 * MIB;
     let limits = Limits { clients: 64, windows, ..Limits::default() };
-    let mut link = Link::new(limits, 100 * MB, 100 * MILLI, Answers::Failure);
+    let Some(mut link) = Link::of_ours(limits, 100 * MB, 100 * MILLI, Answers::Failure) else {
+        return;
+    };
     for round in 0..6 {
         for _ in 0..8 {
             link.dial(ENDLESS, if round == 2 { Reader::Never } else { Reader::Fast });
@@ -312,7 +316,10 @@ fn growth_stays_within_the_budget_of_the_session() {
 /// A question needs an answer, and which does not matter.
 #[test]
 fn a_question_that_is_answered_with_success_measures_as_well() {
-    let mut link = Link::new(Limits::default(), 100 * MB, 100 * MILLI, Answers::Success);
+    let Some(mut link) = Link::of_ours(Limits::default(), 100 * MB, 100 * MILLI, Answers::Success)
+    else {
+        return;
+    };
     let listener = link.listener();
     let one = link.call(listener, ENDLESS, Reader::Fast);
     link.run(2 * SECOND);
@@ -323,7 +330,10 @@ fn a_question_that_is_answered_with_success_measures_as_well() {
 /// its calls keep their first window; a dial has told how long the path is.
 #[test]
 fn a_peer_that_never_answers_is_not_asked_again() {
-    let mut link = Link::new(Limits::default(), 100 * MB, 100 * MILLI, Answers::Never);
+    let Some(mut link) = Link::of_ours(Limits::default(), 100 * MB, 100 * MILLI, Answers::Never)
+    else {
+        return;
+    };
     let listener = link.listener();
     let one = link.call(listener, ENDLESS, Reader::Fast);
     link.run(12 * SECOND);
@@ -340,13 +350,16 @@ fn a_peer_that_never_answers_is_not_asked_again() {
 /// A peer that answers what it was not asked makes a path look short at worst.
 #[test]
 fn a_peer_that_answers_too_often_gains_nothing() {
-    let mut link = Link::new(Limits::default(), 100 * MB, 100 * MILLI, Answers::TooOften);
+    let Some(mut link) = Link::of_ours(Limits::default(), 100 * MB, 100 * MILLI, Answers::TooOften)
+    else {
+        return;
+    };
     let one = link.dial(ENDLESS, Reader::Fast);
     link.run(12 * SECOND);
     assert!(link.rate_of(one, SECOND) >= 15 * MB);
     assert!(link.most <= MOST);
 
-    let mut s = Bench::with(Limits { window_max: 1 << 20, ..limits() });
+    let Some(mut s) = Bench::of_ours(Limits { window_max: 1 << 20, ..limits() }) else { return };
     let line = s.dial();
     exactly(&s.hear(Message::Failure { recipient: line.ours }), []);
     exactly(
@@ -360,7 +373,7 @@ fn a_peer_that_answers_too_often_gains_nothing() {
 /// much does.
 #[test]
 fn questions_are_few() {
-    let mut link = link(2 * MB, 20 * MILLI);
+    let Some(mut link) = link(2 * MB, 20 * MILLI) else { return };
     for _ in 0..20 {
         let one = link.dial(5_000, Reader::Fast);
         link.run(100 * MILLI);
@@ -384,7 +397,7 @@ fn questions_are_few() {
 /// The first question goes out with the dial's end, and costs it nothing.
 #[test]
 fn the_first_conversation_of_a_pipe_asks_the_first_question() {
-    let mut s = Bench::with(Limits { window_max: 1 << 20, ..limits() });
+    let Some(mut s) = Bench::of_ours(Limits { window_max: 1 << 20, ..limits() }) else { return };
     for round in 0..2 {
         let id = s.client();
         let request = s.fresh();
@@ -413,7 +426,9 @@ fn the_first_conversation_of_a_pipe_asks_the_first_question() {
 fn a_session_whose_windows_may_not_grow_asks_nothing() {
     let limits = Limits { window_max: 2 << 20, ..Limits::default() };
     for trip in [100 * MICRO, 100 * MILLI] {
-        let mut link = Link::new(limits, 100 * MB, trip, Answers::Failure);
+        let Some(mut link) = Link::of_ours(limits, 100 * MB, trip, Answers::Failure) else {
+            return;
+        };
         for _ in 0..4 {
             link.dial(ENDLESS, Reader::Fast);
         }
