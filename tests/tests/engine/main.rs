@@ -9,6 +9,7 @@ mod close;
 mod contract;
 mod control;
 mod dial;
+mod exchange;
 mod flush;
 mod half_close;
 mod hostile;
