@@ -23,6 +23,7 @@ check:
     cargo clippy --package sshnet-core --package sshnet-hostile --target wasm32-wasip2 --locked -- -D warnings
     cargo check --manifest-path core/fuzz/Cargo.toml --target-dir target/fuzz --locked
     cargo check --manifest-path host/fuzz/Cargo.toml --target-dir target/fuzz --locked
+    cargo clippy --package sshnet-naive-core --profile component --target wasm32-wasip2 --locked -- -D warnings
     RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --locked
 
 # Build the component alone: target/wasm32-wasip2/component/sshnet_core.wasm
@@ -46,6 +47,13 @@ install:
 # Run the conformance suite on a component: which claims of the contract it fails.
 conformance FILE:
     scripts/conformance {{ FILE }}
+
+# Build examples/naive-core, an engine of few words with the same world, and run the
+# conformance suite on it.
+naive-core:
+    scripts/setup build
+    cargo build --package sshnet-naive-core --profile component --target wasm32-wasip2 --locked
+    scripts/conformance target/wasm32-wasip2/component/sshnet_naive_core.wasm
 
 # Run so many seeds of the simulator, on the component and the native engine.
 sim RUNS="10000":
