@@ -28,16 +28,15 @@ check:
 
 # Build the component alone: target/wasm32-wasip2/component/sshnet_core.wasm
 component:
-    scripts/setup build
-    cargo build --package sshnet-core --lib --profile component --target wasm32-wasip2 --locked
-    @ls -l target/wasm32-wasip2/component/sshnet_core.wasm
+    scripts/component
 
 # The same with the names of its functions, for traps that say where they were.
 component-with-names:
-    scripts/setup build
-    cargo build --package sshnet-core --lib --profile component --target wasm32-wasip2 --locked \
-        --config 'profile.component.strip="debuginfo"'
-    @ls -l target/wasm32-wasip2/component/sshnet_core.wasm
+    scripts/component names
+
+# See that the component comes out the same in whatever directory it is built.
+reproducible:
+    scripts/reproducible
 
 # Install sshnet-host into ~/.cargo/bin.
 install:

@@ -51,10 +51,18 @@ fn compile(component: &Path, compiled: &Path) -> wasmtime::Result<()> {
 /// Builds core/ in release mode for the component's target, in this directory.
 fn build(root: &Path, target_dir: &Path) -> Result<PathBuf, String> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    // Panics say where they were in crates, by a path. Without this machine's part of it
+    // the component has the same bytes wherever it is built (scripts/component).
+    let home = env::var("CARGO_HOME")
+        .or_else(|_| env::var("HOME").map(|home| format!("{home}/.cargo")))
+        .map_err(|_| "neither CARGO_HOME nor HOME is set".to_owned())?;
+    let registry = format!("{home}/registry/src");
     let status = Command::new(cargo)
         .current_dir(root)
         .args(["build", "--package", "sshnet-core", "--lib", "--locked"])
         .args(["--profile", "component", "--target", TARGET])
+        .arg("--config")
+        .arg(format!("target.{TARGET}.rustflags=['--remap-path-prefix={registry}=registry']"))
         .env("CARGO_TARGET_DIR", target_dir)
         .env("CARGO_BUILD_BUILD_DIR", target_dir)
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
