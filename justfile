@@ -54,6 +54,10 @@ naive-core:
     cargo build --package sshnet-naive-core --profile component --target wasm32-wasip2 --locked
     scripts/conformance target/wasm32-wasip2/component/sshnet_naive_core.wasm
 
+# Run the hosts in examples/ against PuTTY's psusan: rust, python, node, or all.
+examples *HOSTS:
+    scripts/examples {{ HOSTS }}
+
 # Run so many seeds of the simulator, on the component and the native engine.
 sim RUNS="10000":
     SSHNET_SIM_RUNS={{ RUNS }} cargo test --package sshnet-tests --test sim --locked -- --nocapture every_seed
