@@ -58,6 +58,12 @@ naive-core:
 examples *HOSTS:
     scripts/examples {{ HOSTS }}
 
+# Make the calls of a recording (sshnet-host --record FILE) on the component, or on that in
+# SSHNET_CORE, and on the native engine: do they answer the same?
+replay FILE:
+    scripts/setup build
+    cargo run --quiet --locked --package sshnet-tests --bin replay -- {{ FILE }}
+
 # Run so many seeds of the simulator, on the component and the native engine.
 sim RUNS="10000":
     SSHNET_SIM_RUNS={{ RUNS }} cargo test --package sshnet-tests --test sim --locked -- --nocapture every_seed

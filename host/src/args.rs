@@ -708,7 +708,7 @@ fn kind(word: &OsStr) -> Word {
         b"--" => Word::End,
         b"-s" | b"-m" | b"--prefix" | b"--core" | b"--ready-fd" | b"--pipe" | b"--listen"
         | b"--exec" | b"--connect" | b"--connections" | b"--core-memory" | b"--core-fuel"
-        | b"--allow-user" | b"--dial-wait" | b"--keepalive" => Word::WithValue,
+        | b"--allow-user" | b"--dial-wait" | b"--keepalive" | b"--record" => Word::WithValue,
         b"-D" | b"-h" => Word::Flag,
         // Of long options ssh has none: clap says what is wrong with this one.
         [b'-', b'-', ..] | [b'-', b's' | b'm', ..] => Word::Flag,

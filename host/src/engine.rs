@@ -20,6 +20,7 @@ use wasmtime::{Engine as Wasmtime, Store};
 
 use self::sandbox::Bounds;
 pub use self::sandbox::{Sandbox, Trap};
+use crate::record::Recording;
 use crate::{compiler, sys};
 
 #[allow(missing_docs, reason = "generated; the WIT package has the documentation")]
@@ -140,7 +141,7 @@ impl Core {
             .map_err(trap)?;
         let limits = config.limits;
         let (fuel, given) = (sandbox.fuel, sandbox.fuel);
-        Ok(Engine { store, bindings, session, limits, fuel, given })
+        Ok(Engine { store, bindings, session, limits, fuel, given, recording: None })
     }
 
     fn instantiate(
@@ -177,6 +178,7 @@ pub struct Engine {
     fuel: u64,
     /// What the last call was given.
     given: u64,
+    recording: Option<Recording>,
 }
 
 /// Calls a method of the session with fresh fuel.
@@ -194,6 +196,20 @@ macro_rules! call {
     }};
 }
 
+/// Calls a method that may change something, and takes it down.
+macro_rules! event {
+    ($self:ident, $bytes:expr, $method:ident $(, $argument:expr)*) => {{
+        if let Some(recording) = &mut $self.recording {
+            recording.call(stringify!($method), &[$(&$argument),*]);
+        }
+        let answer = call!($self, $bytes, $method $(, $argument)*);
+        if let (Some(recording), Ok(answer)) = (&mut $self.recording, &answer) {
+            recording.answer(answer);
+        }
+        answer
+    }};
+}
+
 /// What an event answers.
 pub type Effects = Result<Vec<Effect>, EngineError>;
 
@@ -204,61 +220,66 @@ impl Engine {
         &self.limits
     }
 
+    /// Has every event from now on be taken down, and `retain`.
+    pub fn record(&mut self, recording: Recording) {
+        self.recording = Some(recording);
+    }
+
     pub fn pipe_up(&mut self) -> Effects {
-        call!(self, 0, call_pipe_up)
+        event!(self, 0, call_pipe_up)
     }
 
     pub fn pipe_down(&mut self, reason: &str) -> Effects {
-        call!(self, reason.len(), call_pipe_down, reason)
+        event!(self, reason.len(), call_pipe_down, reason)
     }
 
     pub fn receive(&mut self, message: &[u8]) -> Effects {
-        call!(self, message.len(), call_receive, message)
+        event!(self, message.len(), call_receive, message)
     }
 
     pub fn pipe_took(&mut self, bytes: u64) -> Effects {
         // What it may send now is bounded by the room, which is in the base.
-        call!(self, bytes, call_pipe_took, bytes)
+        event!(self, bytes, call_pipe_took, bytes)
     }
 
     pub fn advance(&mut self, now: u64) -> Effects {
-        call!(self, 0, call_advance, now)
+        event!(self, 0, call_advance, now)
     }
 
     pub fn shutdown(&mut self, reason: &str) -> Effects {
-        call!(self, reason.len(), call_shutdown, reason)
+        event!(self, reason.len(), call_shutdown, reason)
     }
 
     pub fn clone_client(&mut self, request: u64, protocol: Protocol) -> Effects {
-        call!(self, 0, call_clone, request, protocol)
+        event!(self, 0, call_clone, request, protocol)
     }
 
     pub fn control(&mut self, request: u64, client: ClientId, text: &[u8]) -> Effects {
-        call!(self, text.len(), call_control, request, client, text)
+        event!(self, text.len(), call_control, request, client, text)
     }
 
     pub fn read(&mut self, request: u64, client: ClientId, count: u32) -> Effects {
-        call!(self, count, call_read, request, client, count)
+        event!(self, count, call_read, request, client, count)
     }
 
     pub fn write(&mut self, request: u64, client: ClientId, bytes: &[u8]) -> Effects {
-        call!(self, bytes.len(), call_write, request, client, bytes)
+        event!(self, bytes.len(), call_write, request, client, bytes)
     }
 
     pub fn listen(&mut self, request: u64, client: ClientId) -> Effects {
-        call!(self, 0, call_listen, request, client)
+        event!(self, 0, call_listen, request, client)
     }
 
     pub fn flush(&mut self, request: u64) -> Effects {
-        call!(self, 0, call_flush, request)
+        event!(self, 0, call_flush, request)
     }
 
     pub fn retain(&mut self, client: ClientId) -> Result<Result<(), Error>, EngineError> {
-        call!(self, 0, call_retain, client)
+        event!(self, 0, call_retain, client)
     }
 
     pub fn release(&mut self, client: ClientId) -> Effects {
-        call!(self, 0, call_release, client)
+        event!(self, 0, call_release, client)
     }
 
     pub fn lookup(&mut self, number: u32) -> Result<Option<ClientInfo>, EngineError> {

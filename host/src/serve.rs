@@ -32,6 +32,7 @@ use crate::ninep;
 use crate::notice::notice;
 use crate::pipe::Login;
 use crate::pipe::error::PipeError;
+use crate::record::Recording;
 use crate::services::{self, ServiceError};
 use crate::signals::Signals;
 use crate::sys;
@@ -56,6 +57,14 @@ pub enum ServeError {
     /// The component.
     #[error("{0}")]
     Engine(#[from] EngineError),
+    /// There is no recording.
+    #[error("cannot record in {}: {error}", path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
     /// The pipe could not be started, or has ended.
     #[error("{0}")]
     Pipe(#[from] PipeError),
@@ -237,7 +246,14 @@ pub fn engine(
     let limits = Limits { dial_wait, ..limits };
     let sandbox = Sandbox::given(&limits, options.memory, options.fuel)?;
     let services = names::services();
-    Ok(core.session(&Config { prefix: prefix.to_owned(), services, limits }, sandbox)?)
+    let config = Config { prefix: prefix.to_owned(), services, limits };
+    let mut engine = core.session(&config, sandbox)?;
+    if let Some(path) = &options.record {
+        let recording = Recording::create(path, &config)
+            .map_err(|error| ServeError::Record { path: path.clone(), error })?;
+        engine.record(recording);
+    }
+    Ok(engine)
 }
 
 /// Registers a socket with the runtime.

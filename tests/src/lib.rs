@@ -8,6 +8,7 @@
 //! | [`mod@bench`] | a subject with its ledger, and a peer's and a user's most common moves |
 //! | [`link`] | a far side behind a link that takes time, in virtual time |
 //! | [`peer`] | messages and effects in a form that can be compared and printed |
+//! | [`replay`] | recordings of `--record`, replayed |
 //! | [`world`] | the program `sshnet-host`, run for a test, and what is around it |
 //! | [`sshd`] | an sshd of a test's own |
 //! | [`relay`] | a TCP path that can be lost |
@@ -32,6 +33,7 @@ pub mod peer;
 pub mod promise;
 pub mod refusing;
 pub mod relay;
+pub mod replay;
 pub mod sim;
 pub mod sshd;
 pub mod subject;

@@ -21,4 +21,9 @@ pub struct Core {
     /// its own limits take, 8000 at most.
     #[arg(long = "core-fuel", value_name = "N", value_parser = value_parser!(u32).range(1..))]
     pub fuel: Option<u32>,
+
+    /// Record every call of the engine, and what it answers, in FILE, which must not
+    /// be there yet: to replay it on an engine. It holds what is sent, in the clear.
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
 }

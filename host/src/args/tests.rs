@@ -75,6 +75,7 @@ fn our_options_are_read() {
     assert_eq!(serve.ready_fd, Some(3));
     let given = served("--core-memory 64 --core-fuel=100 --allow-user 7 -s /x host");
     assert_eq!((given.core.memory, given.core.fuel), (Some(64), Some(100)));
+    assert_eq!(served("--record r host").core.record, Some(PathBuf::from("r")));
     assert!(given.users.may(7) && !given.users.may(8));
     assert!(!served("--listen tcp!127.0.0.1!1 --allow-user 8 host").users.may(7));
     assert!(matches!(serve.pipe, Pipe::Openssh { caller_address: true, .. }));

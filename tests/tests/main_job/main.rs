@@ -41,6 +41,7 @@ mod forward;
 mod idle;
 mod input;
 mod reconnect;
+mod record;
 mod refused;
 mod scale;
 mod soak;

@@ -142,7 +142,8 @@ pub fn parse_limits(line: &str) -> Option<Limits> {
     Some(limits)
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes as a transcript has them.
+pub fn hex(bytes: &[u8]) -> String {
     if bytes.is_empty() {
         return "-".into();
     }
@@ -152,7 +153,8 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
+/// Reads bytes of a transcript.
+pub fn unhex(text: &str) -> Option<Vec<u8>> {
     if text == "-" {
         return Some(Vec::new());
     }
