@@ -508,6 +508,7 @@ impl Session {
                         listener.bound = Bound::No;
                     }
                     listener.calls.clear();
+                    client.last_error = Some(why.message.clone());
                 }
                 State::Established(_) => self.finish(id, &why),
             }

@@ -256,7 +256,10 @@ impl Session {
                 let Ok(client) = self.client(id) else { return };
                 let State::Listen(listener) = &mut client.state else { return };
                 match bound {
-                    Ok(_) => listener.bound = Bound::Yes,
+                    Ok(_) => {
+                        listener.bound = Bound::Yes;
+                        client.last_error = None;
+                    }
                     Err(why) => {
                         listener.bound = Bound::Refused(why.clone());
                         client.last_error = Some(why.message.clone());
