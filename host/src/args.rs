@@ -208,7 +208,8 @@ struct Serving {
     #[arg(long, value_name = "N", value_parser = connections, default_value = "1")]
     connections: usize,
 
-    /// What leads to the far side. 'bare' is a program that speaks PuTTY's bare
+    /// What leads to the far side. 'openssh-fd' is ssh, too, by a socket of its own for
+    /// each dial, where ssh's proxy mode will not do. 'bare' is a program that speaks PuTTY's bare
     /// ssh-connection: psusan, or 'sshnet-host peer'. 'plan9' is one that does the
     /// ssh itself and passes on its messages, each as a packet. 'loopback' is this
     /// machine as its own far side, for trying things out. They take no HOST.
@@ -228,6 +229,7 @@ struct Serving {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum Kind {
     Openssh,
+    OpensshFd,
     Bare,
     Plan9,
     Loopback,
@@ -467,6 +469,8 @@ pub enum Pipe {
         caller_address: bool,
         /// Over how many connections dials are spread.
         connections: usize,
+        /// Whether each dial has a socket of its own to ssh.
+        by_descriptor: bool,
     },
     /// Whoever speaks a bare connection.
     Bare(Peer),
@@ -598,11 +602,9 @@ fn serve(
         bare.absent()?;
     }
     if pipe != Kind::Openssh && caller_address {
-        return Err(UsageError::new(
-            "--caller-address is for ssh: the others always show who calls",
-        ));
+        return Err(UsageError::new("--caller-address is for --pipe openssh alone"));
     }
-    if pipe != Kind::Openssh && connections > 1 {
+    if !matches!(pipe, Kind::Openssh | Kind::OpensshFd) && connections > 1 {
         return Err(UsageError::new("--connections is for ssh: the others have no more than one"));
     }
     let (pipe, name) = match pipe {
@@ -613,10 +615,11 @@ fn serve(
                 return Err(UsageError::new("--connect: --pipe plan9 takes --exec COMMAND only"));
             }
         },
-        Kind::Openssh => {
+        Kind::Openssh | Kind::OpensshFd => {
             let far = ssh::read(rest).map_err(UsageError::new)?;
             let name = far.host();
-            (Pipe::Openssh { far, caller_address, connections }, name)
+            let by_descriptor = pipe == Kind::OpensshFd;
+            (Pipe::Openssh { far, caller_address, connections, by_descriptor }, name)
         }
         Kind::Loopback => {
             if let Some(word) = rest.first() {

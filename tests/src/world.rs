@@ -140,6 +140,8 @@ pub fn private_directory() -> TempDir {
 pub enum Kind {
     /// A real sshd, through a real ssh.
     Openssh,
+    /// The same, by a socket for each dial.
+    OpensshFd,
     /// `sshnet-host peer`, over a bare connection.
     BarePeer,
     /// PuTTY's psusan, over a bare connection.
@@ -172,6 +174,10 @@ impl World {
     pub fn with(kind: Kind, ours: &[&str]) -> Self {
         match kind {
             Kind::Openssh => Self::with_sshd(Sshd::start(&[]), ours),
+            Kind::OpensshFd => {
+                let words = [ours, &["--pipe", "openssh-fd"]].concat();
+                Self::with_sshd(Sshd::start(&[]), &words)
+            }
             Kind::BarePeer => Self::bare_with(&format!("{} peer", program().display()), ours),
             Kind::BarePsusan => Self::bare_with("psusan", ours),
             Kind::Plan9 => {

@@ -109,7 +109,7 @@ fn a_plan9_pipe_takes_a_command_and_nothing_else() {
         ("--pipe plan9", "--pipe plan9: who is to speak is missing: --exec COMMAND"),
         ("--pipe plan9 --connect /x", "--pipe plan9 takes --exec COMMAND only"),
         ("--pipe plan9 --exec cat host", "'host': --pipe plan9 takes no host"),
-        ("--pipe plan9 --caller-address --exec x", "--caller-address is for ssh"),
+        ("--pipe plan9 --caller-address --exec x", "--caller-address is for --pipe openssh"),
     ] {
         let text = refused(line).replace('\n', " ");
         assert!(text.contains(says), "{line}: {text}");
@@ -208,7 +208,7 @@ fn a_bare_pipe_has_a_command_or_a_socket() {
         ("--pipe bare --exec x -p 22 host", "'-p': --pipe bare takes no host"),
         ("--pipe bare --exec", "a value is required"),
         ("--pipe bare --exec= ", "no command"),
-        ("--pipe bare --exec x --caller-address", "--caller-address is for ssh"),
+        ("--pipe bare --exec x --caller-address", "--caller-address is for --pipe openssh"),
         ("--exec psusan", "--exec is for --pipe bare"),
         ("--exec psusan host", "--exec is for --pipe bare"),
         ("--pipe loopback --connect x", "--connect is for --pipe bare"),

@@ -24,6 +24,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -78,10 +79,22 @@ pub struct FarOutput {
     shared: Arc<Shared>,
 }
 
+/// What dials for a far side, in the place of this machine.
+pub(super) type Dialler =
+    Box<dyn Fn(Target) -> Pin<Box<dyn Future<Output = io::Result<Dialled>> + Send>> + Send + Sync>;
+
+/// A socket that leads where a dial was to, and what must not be closed before it.
+pub(super) struct Dialled {
+    pub(super) socket: Socket,
+    pub(super) held: Option<UnixStream>,
+}
+
 /// What the tasks of one far side share.
 struct Shared {
     window: u32,
     permit: Permit,
+    /// `None`: this machine.
+    dialler: Option<Dialler>,
     output: Output,
     table: Mutex<Table>,
     /// Bytes that wait for sockets.
@@ -102,23 +115,29 @@ struct Table {
 impl Far {
     /// A far side with nothing going on, and its messages. Needs a tokio runtime.
     pub fn new() -> (Self, FarOutput) {
-        Self::with(WINDOW, Permit::everything())
+        Self::with(WINDOW, Permit::everything(), None)
     }
 
     /// One that lets the peer do this and no more.
     pub fn permitting(permit: Permit) -> (Self, FarOutput) {
-        Self::with(WINDOW, permit)
+        Self::with(WINDOW, permit, None)
     }
 
     /// One that lets the peer send so many bytes ahead on each channel.
     pub fn with_window(window: u32) -> (Self, FarOutput) {
-        Self::with(window, Permit::everything())
+        Self::with(window, Permit::everything(), None)
     }
 
-    fn with(window: u32, permit: Permit) -> (Self, FarOutput) {
+    /// One whose dials this makes.
+    pub(super) fn dialling(dialler: Dialler) -> (Self, FarOutput) {
+        Self::with(WINDOW, Permit::everything(), Some(dialler))
+    }
+
+    fn with(window: u32, permit: Permit, dialler: Option<Dialler>) -> (Self, FarOutput) {
         let shared = Arc::new(Shared {
             window,
             permit,
+            dialler,
             output: Output::new(),
             table: Mutex::default(),
             queued: AtomicUsize::new(0),
@@ -223,12 +242,16 @@ impl Far {
         }
         let shared = Arc::clone(&self.shared);
         self.shared.spawn(async move {
-            let dialled = match target {
-                Target::Tcp(host, port) => dial_tcp(&host, port).await.map(Socket::Tcp),
-                Target::Unix(path) => dial_unix(&path).await.map(Socket::Unix),
+            let here = |socket| Dialled { socket, held: None };
+            let dialled = match (&shared.dialler, target) {
+                (Some(dialler), target) => dialler(target).await,
+                (None, Target::Tcp(host, port)) => {
+                    dial_tcp(&host, port).await.map(Socket::Tcp).map(here)
+                }
+                (None, Target::Unix(path)) => dial_unix(&path).await.map(Socket::Unix).map(here),
             };
             match dialled {
-                Ok(socket) => {
+                Ok(Dialled { socket, held: _held }) => {
                     let channel = shared.table().confirm_dial(|number| {
                         Channel::open(number, shared.window, sender, window, packet)
                     });
@@ -272,8 +295,11 @@ impl FarOutput {
     }
 }
 
-enum Target {
+/// Where a dial leads.
+pub(super) enum Target {
+    /// A host and a port.
     Tcp(Vec<u8>, u32),
+    /// A path.
     Unix(Vec<u8>),
 }
 

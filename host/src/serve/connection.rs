@@ -63,10 +63,11 @@ impl Way {
     /// Starts a pipe.
     pub(super) async fn start(&self, login: Login) -> Result<Started, PipeError> {
         let pipe: Box<dyn FnOnce(Link) -> Running + Send> = match self.pipe.clone() {
-            args::Pipe::Openssh { far, caller_address, connections } => {
+            args::Pipe::Openssh { far, caller_address, connections, by_descriptor } => {
                 let mut options = openssh::Options::new(far.destination);
                 options.options = far.options;
                 options.caller_address = caller_address;
+                options.by_descriptor = by_descriptor;
                 options.connections = connections;
                 options.keepalive = self.keepalive;
                 let pipe = openssh::start(options, login).await?;

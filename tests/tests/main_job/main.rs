@@ -34,6 +34,7 @@ mod bulk;
 mod calls;
 mod commands;
 mod connections;
+mod descriptor;
 mod dial;
 mod ending;
 mod faults;

@@ -161,11 +161,12 @@ fn alive(keepalive: Duration) -> [String; 4] {
     ]
 }
 
-/// A master that is ready: with one connection in proxy mode and one for requests.
+/// A master that is ready: with one connection in proxy mode, if dials are to go
+/// there, and one for requests.
 #[derive(Debug)]
 pub(super) struct Ready {
     pub(super) master: Master,
-    pub(super) proxy: UnixStream,
+    pub(super) proxy: Option<UnixStream>,
     pub(super) control: Control,
 }
 
@@ -189,7 +190,10 @@ impl Master {
             }
         }
         let connect = async {
-            let proxy = Control::connect(&path).await?.proxy().await?;
+            let proxy = match options.by_descriptor {
+                true => None,
+                false => Some(Control::connect(&path).await?.proxy().await?),
+            };
             let control = Control::connect(&path).await?;
             Ok::<_, MuxError>((proxy, control))
         };

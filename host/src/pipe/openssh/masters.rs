@@ -32,10 +32,11 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 
 use super::Options;
+use super::descriptor;
 use super::forwards::{Forwards, Home};
 use super::master::{Master, Ready};
 use super::mux::Control;
-use super::route::{self, ConnectionId};
+use super::route::{self, ConnectionId, Kind};
 use super::traffic::{Shared, Tasks, attach, attach_far};
 use crate::notice::notice;
 use crate::pipe::Login;
@@ -372,15 +373,25 @@ impl Masters {
 /// Puts a master to work.
 fn admit(shared: &Arc<Shared>, ready: Ready, tasks: &mut Tasks) -> (ConnectionId, Member, Control) {
     let Ready { master, proxy, control } = ready;
-    let (id, [reading, writing]) = attach(shared, proxy, None, tasks);
-    let (far_id, far, carrying) = attach_far(shared, id, tasks);
+    let (id, far_id, far, mut handles) = match proxy {
+        Some(proxy) => {
+            let (id, [reading, writing]) = attach(shared, proxy, None, tasks);
+            let (far_id, far, carrying) = attach_far(shared, Kind::Far(id), Far::new(), tasks);
+            (id, far_id, far, vec![reading, writing, carrying])
+        }
+        None => {
+            let far = Far::dialling(descriptor::dialler(master.control()));
+            let (id, far, carrying) = attach_far(shared, Kind::Master, far, tasks);
+            (id, id, far, vec![carrying])
+        }
+    };
     let exit = master.exited();
     let watching = tasks.spawn(async move {
         exit.await;
         (id, Err(PipeError::Mux("ended".to_owned())))
     });
-    let tasks = vec![reading, writing, carrying, watching];
-    (id, Member { master, far, far_id, tasks, tried: 0, retired: false }, control)
+    handles.push(watching);
+    (id, Member { master, far, far_id, tasks: handles, tried: 0, retired: false }, control)
 }
 
 /// A master as those see it who listen there; it is held.

@@ -22,6 +22,7 @@
 //!
 //! This module refuses to know what is in a channel.
 
+mod descriptor;
 mod forwards;
 mod master;
 mod masters;
@@ -62,6 +63,10 @@ pub struct Options {
     /// port; port 0 is refused; and after a cancel the port is free only when
     /// the last of its calls has ended.
     pub caller_address: bool,
+    /// Whether each dial has a socket of its own to ssh, in place of proxy mode: nothing
+    /// that is done with those ends ssh. The price: no words of the far side, windows of
+    /// ssh's, three descriptors of ssh's for each conversation.
+    pub by_descriptor: bool,
     /// Over how many ssh connections dials are spread, [`CONNECTIONS`] at most.
     pub connections: usize,
     /// After how many failed dials an ssh gets no more; well before, another one is
@@ -80,6 +85,7 @@ impl Options {
             options: Vec::new(),
             destination: destination.into(),
             caller_address: false,
+            by_descriptor: false,
             connections: 1,
             failed_dials: FAILED_DIALS,
             keepalive: Duration::from_secs(60),
@@ -109,7 +115,8 @@ impl Pipe {
     /// listens, or is to, is the end of the pipe.
     pub async fn run(self, link: Link) -> Result<(), PipeError> {
         let Self { options, first } = self;
-        let shared = Arc::new(Shared::new(link, Route::new(options.failed_dials)));
+        let failed = if options.by_descriptor { u32::MAX } else { options.failed_dials };
+        let shared = Arc::new(Shared::new(link, Route::new(failed)));
         let mut masters = Masters::new(&shared, options, first);
         let engine = async {
             while let Some(message) = shared.link.next().await {

@@ -5,11 +5,14 @@
 //! anything is allocated for it.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use bytes::{Buf, BytesMut};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use sshnet_core::wire::{Reader, WireError, Writer};
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 
@@ -17,12 +20,14 @@ use crate::gather;
 
 const HELLO: u32 = 0x0000_0001;
 const TERMINATE: u32 = 0x1000_0005;
+const STDIO_FORWARD: u32 = 0x1000_0008;
 const OPEN_FORWARD: u32 = 0x1000_0006;
 const CLOSE_FORWARD: u32 = 0x1000_0007;
 const PROXY: u32 = 0x1000_000f;
 const OK: u32 = 0x8000_0001;
 const PERMISSION_DENIED: u32 = 0x8000_0002;
 const FAILURE: u32 = 0x8000_0003;
+const SESSION_OPENED: u32 = 0x8000_0006;
 const REMOTE_PORT: u32 = 0x8000_0007;
 const PROXY_ACCEPTED: u32 = 0x8000_000f;
 
@@ -64,13 +69,34 @@ pub(super) enum MuxError {
     Refused(String),
 }
 
-/// Where the far side is to take calls, in ssh's terms.
+/// Where the far side is to take calls, or to dial, in ssh's terms.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) enum Listen {
     /// An address and a port. Empty is this machine's loopback, `*` all addresses.
     Tcp(Vec<u8>, u32),
     /// A path.
     Unix(Vec<u8>),
+}
+
+impl Listen {
+    /// A host and a port, or what stands for them.
+    fn parts(&self) -> (&[u8], u32) {
+        match self {
+            Self::Tcp(address, port) => (address, *port),
+            Self::Unix(path) => (path, PORT_STREAMLOCAL),
+        }
+    }
+}
+
+/// Passes a descriptor on, behind a byte that means nothing (ssh's monitor_fdpass.c).
+fn pass(stream: &UnixStream, fd: &OwnedFd) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd.as_fd()];
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    let byte = [IoSlice::new(&[0])];
+    rustix::net::sendmsg(stream, &byte, &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
 }
 
 /// A control socket on which requests are made, one at a time.
@@ -104,6 +130,33 @@ impl Control {
         self.send(Writer::new(8).uint32(PROXY).uint32(id).end()).await?;
         match self.answer(id).await? {
             Answer::Proxy => Ok(self.stream),
+            other => Err(other.into_error()),
+        }
+    }
+
+    /// Has the far side dial, and the conversation go on by this socket. Until its end
+    /// the connection that this answers with must stay open.
+    pub(super) async fn dial(
+        mut self,
+        to: &Listen,
+        socket: &OwnedFd,
+    ) -> Result<UnixStream, MuxError> {
+        let id = self.next();
+        let (host, port) = to.parts();
+        let request = Writer::new(24 + host.len())
+            .uint32(STDIO_FORWARD)
+            .uint32(id)
+            .string(b"")
+            .string(host)
+            .uint32(port)
+            .end();
+        self.send(request).await?;
+        // What it reads from, and what it writes to.
+        for _ in 0..2 {
+            self.stream.async_io(Interest::WRITABLE, || pass(&self.stream, socket)).await?;
+        }
+        match self.answer(id).await? {
+            Answer::Session => Ok(self.stream),
             other => Err(other.into_error()),
         }
     }
@@ -143,10 +196,7 @@ impl Control {
         connect: &Path,
     ) -> Result<Answer, MuxError> {
         let id = self.next();
-        let (host, port) = match listen {
-            Listen::Tcp(address, port) => (address, *port),
-            Listen::Unix(path) => (path, PORT_STREAMLOCAL),
-        };
+        let (host, port) = listen.parts();
         let connect = connect.as_os_str().as_encoded_bytes();
         let request = Writer::new(32 + host.len() + connect.len())
             .uint32(kind)
@@ -191,6 +241,7 @@ impl Control {
         }
         Ok(match kind {
             OK => Answer::Ok,
+            SESSION_OPENED => Answer::Session,
             PROXY_ACCEPTED => Answer::Proxy,
             REMOTE_PORT => Answer::Port(r.uint32("port")?),
             PERMISSION_DENIED | FAILURE => {
@@ -203,6 +254,7 @@ impl Control {
 
 enum Answer {
     Ok,
+    Session,
     Proxy,
     Port(u32),
     Refused(String),
@@ -213,6 +265,7 @@ impl Answer {
     fn into_error(self) -> MuxError {
         match self {
             Self::Ok => MuxError::OutOfPlace(OK),
+            Self::Session => MuxError::OutOfPlace(SESSION_OPENED),
             Self::Proxy => MuxError::OutOfPlace(PROXY_ACCEPTED),
             Self::Port(_) => MuxError::OutOfPlace(REMOTE_PORT),
             Self::Refused(reason) => MuxError::Refused(reason),

@@ -70,7 +70,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// The master that such a connection depends on.
-    fn of(self) -> Option<ConnectionId> {
+    pub(super) fn of(self) -> Option<ConnectionId> {
         match self {
             Self::Master => None,
             Self::Listener(of) | Self::Far(of) => Some(of),
@@ -190,7 +190,7 @@ enum Ours {
 
 impl Route {
     /// A table with no connections; a master gets no more dials when so many have
-    /// failed there.
+    /// failed there, where that is not `u32::MAX`.
     pub(super) fn new(failed_dials: u32) -> Self {
         Self {
             connections: BTreeMap::new(),
@@ -419,7 +419,8 @@ impl Route {
             (FAILURE, Some(Ours::Dialling(on))) if on == from => {
                 self.ours.remove(&ours);
                 if let Some(connection) = self.connections.get_mut(&from) {
-                    connection.failed += 1;
+                    // One that forgets them does not wear.
+                    connection.failed += u32::from(self.failed_dials < u32::MAX);
                     self.news |= connection.failed >= worn(self.failed_dials);
                 }
                 self.fewer(from);

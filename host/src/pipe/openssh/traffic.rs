@@ -241,15 +241,17 @@ pub(super) fn attach(
     (id, handles)
 }
 
-/// Puts a far side of our own to work, for the calls that a master hands over.
+/// Puts a far side of our own to work: for the calls that a master hands over, or, with
+/// a dialler, for all that there is on a new master.
 pub(super) fn attach_far(
     shared: &Arc<Shared>,
-    master: ConnectionId,
+    kind: Kind,
+    (far, output): (Far, FarOutput),
     tasks: &mut Tasks,
 ) -> (ConnectionId, Arc<Far>, AbortHandle) {
-    let (far, output) = Far::new();
     let far = Arc::new(far);
-    let id = shared.route().add(Kind::Far(master));
+    let id = shared.route().add(kind);
+    let master = kind.of().unwrap_or(id);
     shared.destinations().insert(id, Destination::Far(Arc::clone(&far)));
     let carrying = far_side(Arc::clone(shared), id, Arc::clone(&far), output);
     let handle = tasks.spawn(async move { (master, carrying.await) });
