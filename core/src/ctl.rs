@@ -17,13 +17,12 @@ pub(crate) enum Target {
 }
 
 /// Where calls are taken.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum Announced {
-    /// The address as it goes over the wire: empty for all. In this order, so
-    /// that all that is announced at one port stands together.
+    /// The address as it goes over the wire: empty for all.
     Tcp {
-        port: u16,
         address: String,
+        port: u16,
     },
     Unix {
         path: String,

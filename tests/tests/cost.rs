@@ -364,6 +364,33 @@ fn with_10_000_clients_no_operation_burns_more_than_a_fifth_more_fuel_than_with_
     assert!(over.is_empty(), "{over:#?}");
 }
 
+/// What was announced and not answered is found without a search. (Each port comes
+/// before those that were asked for earlier, which a list in order minds most.)
+#[test]
+fn among_5000_unanswered_announcements_one_burns_at_most_a_fifth_more_fuel_than_among_10() {
+    let core = Core::embedded().expect("the component fits");
+    let measured = [10, 5_000].map(|crowd| {
+        let mut meter = Meter::new(&core, among(crowd), None);
+        let mut asked = Vec::new();
+        let mut ask = |meter: &mut Meter| asked.push(meter.ask_for(60_000 - asked.len() as u32));
+        for _ in 0..crowd {
+            ask(&mut meter);
+        }
+        let asking = meter.average(ask);
+        let bound = meter.average(Meter::bound);
+        let mut listeners = asked.into_iter();
+        let hangup = meter.average(|meter| {
+            assert!(listeners.next().is_some_and(|id| meter.control(id, b"hangup")));
+        });
+        [asking, bound, hangup]
+    });
+    let [few, many] = measured;
+    for ((what, few), many) in ["asked for", "bound", "hung up"].into_iter().zip(few).zip(many) {
+        println!("{few:>8} {many:>8}  {what}");
+        assert!(many * 10 <= few * 12, "{what}: {many}, and {few} among ten");
+    }
+}
+
 /// The lines of a control message are found in one go: four times as many cost four
 /// times as much.
 #[test]

@@ -31,7 +31,7 @@ use sshnet_tests::sim::world;
 
 /// Seeds of every `cargo test`, enough for every pair of a state and an event
 /// that can be met.
-const SEEDS: u64 = 1_024;
+const SEEDS: u64 = 2_048;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()

@@ -111,6 +111,8 @@ pub struct Peer {
     ends: Vec<Option<End>>,
     /// The engine's OPENs that are not answered: its number, window and packet.
     asked: VecDeque<(u32, u32, u32)>,
+    /// Our numbers of the channels on which it asked something, in order.
+    owed: VecDeque<u32>,
     /// Where calls are taken: address and port, or a path.
     bound: Vec<(Vec<u8>, Option<u32>)>,
     /// What goes to the engine.
@@ -125,6 +127,7 @@ impl Peer {
             manners,
             ends: Vec::new(),
             asked: VecDeque::new(),
+            owed: VecDeque::new(),
             bound: Vec::new(),
             out: Vec::new(),
             port: 40_000,
@@ -204,19 +207,35 @@ impl Peer {
                 }
             }
             Message::Request { recipient, want_reply: true, .. } => {
-                let end = self.end(recipient);
-                if let Some(recipient) = end.filter(|end| !end.sent_close).map(|end| end.theirs) {
-                    self.say(&match rng.one_in(4) {
-                        true => Message::Success { recipient },
-                        false => Message::Failure { recipient },
-                    });
+                // One who breaks the rules answers twice, or never.
+                let times = match self.manners.mode == Mode::Hostile && rng.one_in(3) {
+                    true => rng.pick(&[0, 2]),
+                    false => 1,
+                };
+                self.owed.extend((0..times).map(|_| recipient));
+                if rng.one_in(self.manners.slow) {
+                    self.reply(rng);
                 }
             }
             _ => {}
         }
     }
 
+    /// Answers what was asked on the channels.
+    fn reply(&mut self, rng: &mut Prng) {
+        for number in std::mem::take(&mut self.owed) {
+            let end = self.end(number).filter(|end| !end.sent_close);
+            if let Some(recipient) = end.map(|end| end.theirs) {
+                self.say(&match rng.one_in(4) {
+                    true => Message::Success { recipient },
+                    false => Message::Failure { recipient },
+                });
+            }
+        }
+    }
+
     fn free(&mut self, number: u32) {
+        self.owed.retain(|owed| *owed != number);
         if let Some(slot) = self.ends.get_mut(number as usize) {
             *slot = None;
         }
@@ -290,7 +309,10 @@ impl Peer {
 
     fn behave(&mut self, rng: &mut Prng) {
         match rng.weighted(&self.manners.acts) {
-            0 => self.answer(rng),
+            0 => {
+                self.reply(rng);
+                self.answer(rng);
+            }
             1 => self.send_data(rng, false),
             2 => self.adjust(rng),
             3 => {
@@ -557,6 +579,7 @@ impl Peer {
         self.manners.mode = Mode::Lawful;
         self.manners.windows = vec![1 << 20];
         self.manners.packets = vec![32_768];
+        self.reply(rng);
         while !self.asked.is_empty() {
             self.answer(rng);
         }

@@ -35,6 +35,13 @@ pub struct Options {
     pub foolish: u64,
     /// How far the clock goes at once.
     pub tick: u64,
+    /// After so many messages or so the host starts or ceases to tell the engine at
+    /// once what the pipe took; in between it learns of it later than the peer.
+    pub late: u64,
+    /// How long a message of the peer is on its way.
+    pub delay: u64,
+    /// One in so many users who get nowhere hang up and start over.
+    pub patience: u64,
 }
 
 impl Options {
@@ -66,8 +73,21 @@ impl Options {
             }
         }
         events[7] = rng.pick(&[0, 0, 1]);
+        let mut limits = limits(rng);
+        // In some runs the pipe stands still more often than not, and its users
+        // write all the same.
+        let stalls = rng.one_in(4);
+        if stalls {
+            limits.room = limits.packet;
+            limits.queued = 1 << 20;
+            limits.clients = limits.clients.min(8);
+            users[6] = 64;
+        }
+        // A peer that gives a sign of life too late for a session is not lawful.
+        let delay = rng.pick(&[0, 0, 3_000, 40_000]);
+        let delay = if limits.keepalive > 0 { delay.min(limits.keepalive / 2) } else { delay };
         Self {
-            limits: limits(rng),
+            limits,
             manners,
             users,
             events,
@@ -75,7 +95,11 @@ impl Options {
             ends: rng.one_in(6),
             burst: rng.pick(&[1, 3, 20]),
             foolish: rng.pick(&[3, 10, 100]),
-            tick: rng.pick(&[1, 100, 2_000, 1_000_000]),
+            // Windows grow where the time is that of the round trips.
+            tick: if delay > 0 { 100 } else { rng.pick(&[1, 100, 2_000, 1_000_000]) },
+            late: if stalls { 30 } else { rng.pick(&[u64::MAX, 3, 100]) },
+            delay,
+            patience: if stalls { 16 } else { rng.pick(&[4, 30, 1_000]) },
         }
     }
 }
@@ -113,10 +137,14 @@ struct World {
     peer: Option<Peer>,
     /// Messages handed to the pipe and not taken: how long they are, and they.
     handed: VecDeque<Vec<u8>>,
+    /// Bytes taken of which the engine was not told.
+    taken: u64,
+    /// It is not told of any just now.
+    silent: bool,
     /// Messages on their way to the peer.
     out: VecDeque<Vec<u8>>,
-    /// Messages on their way to the engine.
-    back: VecDeque<Vec<u8>>,
+    /// Messages on their way to the engine, and when they come.
+    back: VecDeque<(u64, Vec<u8>)>,
     /// References that are owed a release.
     held: Vec<ClientId>,
     gone: Vec<ClientId>,
@@ -146,6 +174,8 @@ pub fn run(seed: u64, machines: Machines<'_>) -> Result<Report, Box<Failure>> {
         options,
         peer: None,
         handed: VecDeque::new(),
+        taken: 0,
+        silent: false,
         out: VecDeque::new(),
         back: VecDeque::new(),
         held: Vec::new(),
@@ -200,6 +230,7 @@ impl World {
     fn cut(&mut self) {
         self.peer = None;
         self.handed.clear();
+        self.taken = 0;
         self.out.clear();
         self.back.clear();
     }
@@ -226,8 +257,8 @@ impl World {
             3 => {
                 if let Some(peer) = &mut self.peer {
                     peer.act(&mut self.rng);
-                    self.back.extend(peer.take_out());
                 }
+                self.peer_says();
                 Ok(())
             }
             4 => self.engine_hears(),
@@ -248,12 +279,26 @@ impl World {
     fn pipe_takes(&mut self) -> Result<(), String> {
         let most = self.rng.below(self.options.burst) + 1;
         let count = (most as usize).min(self.handed.len());
-        if count == 0 && !self.rng.one_in(20) {
+        let nothing = count == 0 && (self.taken == 0 || self.silent);
+        if nothing && !self.rng.one_in(20) {
             return Ok(());
         }
-        let bytes: usize = self.handed.iter().take(count).map(Vec::len).sum();
-        self.out.extend(self.handed.drain(..count));
-        self.call(Call::PipeTook(bytes as u64))
+        self.take(count);
+        self.silent ^= self.rng.one_in(self.options.late);
+        if self.silent { Ok(()) } else { self.tell_taken() }
+    }
+
+    /// The pipe takes so many messages.
+    fn take(&mut self, count: usize) {
+        for message in self.handed.drain(..count) {
+            self.taken += message.len() as u64;
+            self.out.push_back(message);
+        }
+    }
+
+    fn tell_taken(&mut self) -> Result<(), String> {
+        let bytes = std::mem::take(&mut self.taken);
+        self.call(Call::PipeTook(bytes))
     }
 
     fn peer_hears(&mut self) {
@@ -262,13 +307,30 @@ impl World {
                 return;
             };
             peer.hear(&message, &mut self.rng);
-            self.back.extend(peer.take_out());
+            self.peer_says();
+        }
+    }
+
+    /// What the peer has to say is on its way.
+    fn peer_says(&mut self) {
+        if let Some(peer) = &mut self.peer {
+            let at = self.now + self.options.delay;
+            self.back.extend(peer.take_out().into_iter().map(|message| (at, message)));
         }
     }
 
     fn engine_hears(&mut self) -> Result<(), String> {
+        // Where nothing has come, time may pass until something does.
+        if let Some(&(at, _)) = self.back.front()
+            && at > self.now
+            && self.rng.one_in(4)
+        {
+            self.now = at;
+            self.call(Call::Advance(at))?;
+        }
         for _ in 0..=self.rng.below(self.options.burst) {
-            let Some(message) = self.back.pop_front() else { return Ok(()) };
+            let now = self.now;
+            let Some((_, message)) = self.back.pop_front_if(|(at, _)| *at <= now) else { break };
             self.call(Call::Receive(message))?;
         }
         Ok(())
@@ -340,6 +402,9 @@ impl World {
         if self.held.is_empty() || self.rng.below(weights[0] + 4) < weights[0] && clients < want {
             return self.clone_client();
         }
+        if self.rng.one_in(self.options.patience) {
+            return self.start_over();
+        }
         let id = self.any_client();
         let state = self.run.clients().iter().find(|info| info.id == id).map(|info| info.state);
         if self.rng.one_in(self.options.foolish) {
@@ -391,6 +456,34 @@ impl World {
         self.call(call)
     }
 
+    /// One who gets nowhere, because the pipe or the peer takes nothing, hangs up
+    /// and does the same again.
+    fn start_over(&mut self) -> Result<(), String> {
+        let full = self.run.figures().in_pipe >= u64::from(self.options.limits.room);
+        let stuck: Vec<_> = self
+            .run
+            .clients()
+            .iter()
+            .filter(|info| match info.state {
+                ClientState::Established => info.unsent > 0 && (full || info.send_window == 0),
+                ClientState::Listen => full,
+                _ => false,
+            })
+            .map(|info| (info.id, info.state))
+            .collect();
+        if stuck.is_empty() {
+            return Ok(());
+        }
+        let (id, state) = self.rng.pick(&stuck);
+        let mut text = b"hangup\n".to_vec();
+        text.extend(match state {
+            ClientState::Listen => self.announce(id),
+            _ => self.connect(id),
+        });
+        let request = self.next_request();
+        self.call(Call::Control(request, id, text))
+    }
+
     fn clone_client(&mut self) -> Result<(), String> {
         let request = self.next_request();
         let protocol = if self.rng.one_in(4) { Protocol::Unix } else { Protocol::Tcp };
@@ -429,7 +522,7 @@ impl World {
 
     fn payload(&mut self) -> Vec<u8> {
         let packet = self.options.limits.packet as usize;
-        let length = self.rng.pick(&[0, 1, 7, 900, packet, packet + 1, 3 * packet]);
+        let length = self.rng.pick(&[0, 1, 7, 900, packet, packet + 1, 3 * packet, 9 * packet]);
         self.rng.bytes(length)
     }
 
@@ -504,21 +597,21 @@ impl World {
     /// Moves everything that is on its way, until nothing moves any more.
     fn drain(&mut self) -> Result<(), String> {
         for _ in 0..20_000 {
-            if self.handed.is_empty() && self.out.is_empty() && self.back.is_empty() {
+            let rests = self.handed.is_empty() && self.out.is_empty() && self.back.is_empty();
+            if rests && self.taken == 0 {
                 return Ok(());
             }
-            let bytes: usize = self.handed.iter().map(Vec::len).sum();
-            self.out.append(&mut self.handed);
-            self.call(Call::PipeTook(bytes as u64))?;
+            self.take(self.handed.len());
+            self.tell_taken()?;
             while let (Some(peer), Some(message)) = (&mut self.peer, self.out.pop_front()) {
                 peer.hear(&message, &mut self.rng);
-                self.back.extend(peer.take_out());
+                self.peer_says();
             }
             if let Some(peer) = &mut self.peer {
                 peer.settle(&mut self.rng);
-                self.back.extend(peer.take_out());
             }
-            while let Some(message) = self.back.pop_front() {
+            self.peer_says();
+            while let Some((_, message)) = self.back.pop_front() {
                 self.call(Call::Receive(message))?;
             }
         }
@@ -540,16 +633,16 @@ impl World {
         }
         if let Some(peer) = &mut self.peer {
             peer.settle(&mut self.rng);
-            self.back.extend(peer.take_out());
         }
+        self.peer_says();
         self.drain()?;
         // Everyone reads all there is, and the peer takes all that is written.
         for _ in 0..200 {
             self.read_all()?;
             if let Some(peer) = &mut self.peer {
                 peer.settle(&mut self.rng);
-                self.back.extend(peer.take_out());
             }
+            self.peer_says();
             self.drain()?;
             if self.run.clients().iter().all(|info| info.unsent == 0 && info.unread == 0) {
                 break;
@@ -563,8 +656,8 @@ impl World {
         // The peer ends every conversation: reads end, too.
         if let Some(peer) = &mut self.peer {
             peer.leave();
-            self.back.extend(peer.take_out());
         }
+        self.peer_says();
         self.drain()?;
         for info in self.run.clients() {
             if matches!(info.state, ClientState::Established | ClientState::Teardown) {
@@ -583,8 +676,8 @@ impl World {
         self.drain()?;
         if let Some(peer) = &mut self.peer {
             peer.leave();
-            self.back.extend(peer.take_out());
         }
+        self.peer_says();
         self.drain()?;
         let figures = self.run.figures();
         let rest = [

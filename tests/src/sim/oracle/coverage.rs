@@ -29,10 +29,12 @@ impl Coverage {
         let session = cross(&CLIENT_STATES[1..], SESSION_EVENTS);
         let channels = cross(CHANNEL_STATES, CHANNEL_EVENTS);
         let messages = SESSION_MESSAGES.iter().map(|e| ("session", *e));
+        let windows = WINDOWS.iter().map(|e| ("window", *e));
         clients
             .chain(session)
             .chain(channels)
             .chain(messages)
+            .chain(windows)
             .filter(|pair| !UNREACHABLE.contains(pair) && !self.pairs.contains_key(pair))
             .collect()
     }
@@ -97,6 +99,9 @@ pub const CHANNEL_EVENTS: &[&str] = &[
 /// What a peer says about the session.
 pub const SESSION_MESSAGES: &[&str] = &["malformed", "open", "global request", "global answer"];
 
+/// What becomes of a receive window, by the peer's manners.
+pub const WINDOWS: &[&str] = &["grown, lawful peer", "grown, hostile peer"];
+
 /// Pairs that can't be: a client that waits for nothing has no request to flush.
 const UNREACHABLE: &[(&str, &str)] =
     &[("gone", "flush"), ("closed", "flush"), ("teardown", "flush"), ("finished", "flush")];
@@ -159,6 +164,13 @@ impl Model {
         }
         if let (Call::Receive(bytes), Some(_)) = (seen.call, &self.pipe) {
             self.cover_message(bytes);
+        }
+    }
+
+    /// Counts a window that is larger than all have at the start.
+    pub(super) fn cover_window(&mut self, size: u64) {
+        if size > u64::from(self.limits.window) {
+            self.coverage.hit("window", WINDOWS[usize::from(!self.lawful)]);
         }
     }
 

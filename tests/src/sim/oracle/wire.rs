@@ -1,7 +1,7 @@
 //! What goes over the pipe: the rules of RFC 4254 for both sides.
 
 use sshnet_core::message::{Global, Message, MessageError, Open};
-use sshnet_core::{ClientId, ClientState};
+use sshnet_core::{ClientId, ClientState, Effect};
 
 use super::{
     Awaited, Bound, Call, Channel, Client, Conversation, Listener, Model, Phase, Place, Seen,
@@ -428,11 +428,13 @@ impl Model {
                 ensure!(bytes > 0, "an adjustment by nothing");
                 let open = c.open.checked_add(bytes).ok_or("a window was raised past 2^32-1")?;
                 c.open = open;
+                let size = u64::from(open) + c.inbound.len() as u64;
                 ensure!(
-                    u64::from(open) + c.inbound.len() as u64 <= u64::from(most),
+                    size <= u64::from(most),
                     "granted {open} with {} unread, of at most {most}",
                     c.inbound.len()
                 );
+                self.cover_window(size);
                 self.event.granted = Some(recipient);
                 self.forget_timed();
                 if self.is_due() {
@@ -608,8 +610,10 @@ impl Model {
             let serial = self.serial;
             let owner = self.announcer(&place, seen);
             if let Some(id) = owner {
+                // One that was not announced again yet may have begun anew.
+                let anew = seen.client(id).is_some_and(|info| info.state == ClientState::Dialing);
                 match self.client(id).map(|client| &mut client.state) {
-                    Some(State::Listen(listener)) if listener.bound == Bound::No => {
+                    Some(State::Listen(listener)) if listener.bound == Bound::No && !anew => {
                         listener.bound = Bound::Asked(serial);
                         self.not_an_answer(bytes);
                     }
@@ -652,7 +656,9 @@ impl Model {
         };
         let here = seen.client(id).map_or(0, |info| info.calls);
         let all: u32 = seen.clients.iter().map(|info| info.calls).sum();
-        let full = here >= self.limits.backlog || all >= self.limits.calls;
+        // No call outlives the pipe, and answering may have been too much for it.
+        let fails = seen.effects.iter().any(|effect| matches!(effect, Effect::Fail(_)));
+        let full = fails || here >= self.limits.backlog || all >= self.limits.calls;
         let taken = !listener.listens.is_empty() && !self.crowded(0);
         ensure!(full && !taken, "it refused a call for {}", listener.place.shown());
         Ok(())
