@@ -131,7 +131,7 @@ mod tests {
             let id = ClientId { number: (random >> 16) % 5, incarnation: (random >> 20) % 3 };
             let slot = &mut list[port as usize][at];
             let address = Announced::Tcp { address: ADDRESSES[at].into(), port: port as u16 };
-            if (random >> 24) % 2 == 0 {
+            if (random >> 24).is_multiple_of(2) {
                 listeners.insert(address, id);
                 *slot = Some(id);
             } else {

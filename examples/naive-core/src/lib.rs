@@ -5,7 +5,7 @@
 //! all there is, every figure is added up when it is asked for. What it takes from
 //! sshnet-core is the codec of the messages and the allocator, as source.
 //!
-//! [`session`] is the engine, [`text`] reads what people write; this file is the
+//! `session` is the engine, `text` reads what people write; this file is the
 //! component around them.
 #![cfg(target_family = "wasm")]
 #![no_std]
