@@ -2,6 +2,7 @@
 //! the kernel chose, for whoever runs the tests.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -104,10 +105,19 @@ impl Sshd {
         sshd.is_up().then_some(sshd)
     }
 
+    /// Whether an sshd answers at its port: it may be another program's.
+    fn greets(&self) -> bool {
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) else { return false };
+        let mut greeting = [0; 4];
+        stream.set_read_timeout(Some(Duration::from_secs(2))).is_ok()
+            && stream.read_exact(&mut greeting).is_ok()
+            && greeting == *b"SSH-"
+    }
+
     /// Waits until it takes connections; not, where its port is in use.
     fn is_up(&mut self) -> bool {
         let deadline = Instant::now() + Duration::from_secs(10);
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+        while !self.greets() {
             if let Some(status) = self.process.try_wait().expect("it is our child") {
                 let log = self.log();
                 assert!(log.contains("in use"), "sshd ended with {status}:\n{log}");
