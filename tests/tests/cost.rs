@@ -24,8 +24,8 @@ const BUDGETS: [(&str, u64); 12] = [
     ("dial", 17_000),
     ("accept", 17_700),
     ("close", 10_900),
-    ("announce", 20_900),
-    ("hangup of a listener", 12_300),
+    ("announce", 24_400),
+    ("hangup of a listener", 14_000),
     ("a read that is flushed", 5_600),
 ];
 
