@@ -14,6 +14,7 @@ mod peer;
 mod shell;
 pub mod ssh;
 mod usage;
+pub mod watch;
 
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
@@ -29,6 +30,7 @@ pub use self::engine::Core;
 pub use self::lasting::Lasting;
 use self::ssh::Far;
 pub use self::usage::UsageError;
+use self::watch::Watch;
 use crate::pipe::openssh::CONNECTIONS;
 use crate::pipe::{bare::Peer, far::permit::Permit};
 use crate::users::Users;
@@ -224,6 +226,9 @@ struct Serving {
 
     #[command(flatten)]
     lasting: Lasting,
+
+    #[command(flatten)]
+    watch: Watch,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -445,6 +450,8 @@ pub struct Serve {
     pub listen: Option<Listen>,
     /// Whom to serve.
     pub users: Users,
+    /// What to log, and where the figures are.
+    pub watch: Watch,
     /// Whether a short read is no reason to end the next one.
     pub exact_reads: bool,
 }
@@ -591,6 +598,7 @@ fn serve(
         bare,
         access,
         lasting,
+        watch,
     } = serving;
     let exact_reads = access.exact_reads;
     if let Some(fd) = ready_fd.filter(|fd| *fd < 3) {
@@ -644,6 +652,7 @@ fn serve(
         lasting,
         listen,
         users,
+        watch,
         exact_reads,
     })
 }
@@ -661,6 +670,7 @@ impl Serving {
             && self.bare == bare::Bare::default()
             && self.access == Access::default()
             && self.lasting == Lasting::default()
+            && self.watch == Watch::default()
     }
 }
 
@@ -711,7 +721,8 @@ fn kind(word: &OsStr) -> Word {
         b"--" => Word::End,
         b"-s" | b"-m" | b"--prefix" | b"--core" | b"--ready-fd" | b"--pipe" | b"--listen"
         | b"--exec" | b"--connect" | b"--connections" | b"--core-memory" | b"--core-fuel"
-        | b"--allow-user" | b"--dial-wait" | b"--keepalive" | b"--record" => Word::WithValue,
+        | b"--allow-user" | b"--dial-wait" | b"--keepalive" | b"--record" | b"--log-level"
+        | b"--log-format" | b"--metrics" => Word::WithValue,
         b"-D" | b"-h" => Word::Flag,
         // Of long options ssh has none: clap says what is wrong with this one.
         [b'-', b'-', ..] | [b'-', b's' | b'm', ..] => Word::Flag,

@@ -1,13 +1,12 @@
 //! `sshnet-host`: the TCP stack of a host reached by ssh, as files.
 
 use std::fmt::Display;
-use std::io::IsTerminal;
 use std::time::Duration;
 
 use sshnet_host::args::{self, Action, FileAction};
-use sshnet_host::notice::notice;
-use sshnet_host::{commands, peer, runtime, serve, sys};
-use tracing_subscriber::EnvFilter;
+use sshnet_host::log::{self, Format};
+use sshnet_host::notice::{failure, notice};
+use sshnet_host::{commands, peer, runtime, serve, sys, systemd};
 
 /// How long what still runs at the end has to end by itself.
 const GRACE: Duration = Duration::from_millis(100);
@@ -33,7 +32,22 @@ fn run(action: Action) -> u8 {
         },
         _ => None,
     };
-    log(matches!(&action, Action::Serve(options) if options.debug));
+    let socket = match &action {
+        Action::Serve(_) => match systemd::inherited() {
+            Ok(socket) => socket,
+            Err(error) => {
+                notice(format_args!("the socket of LISTEN_FDS cannot be served: {error}"));
+                return 2;
+            }
+        },
+        _ => None,
+    };
+    match &action {
+        Action::Serve(serve) => {
+            log::start(serve.watch.log_level, serve.watch.log_format, serve.debug);
+        }
+        _ => log::start(None, Format::Text, false),
+    }
     sys::keep_freed_memory();
     let runtime = match runtime::build() {
         Ok(runtime) => runtime,
@@ -42,7 +56,7 @@ fn run(action: Action) -> u8 {
     let ended = runtime.block_on(async {
         match action {
             Action::Serve(options) => {
-                serve::run(*options, ready).await.map_err(|error| error.to_string())
+                serve::run(*options, ready, socket).await.map_err(|error| error.to_string())
             }
             Action::Dial { service, target } => {
                 commands::dial::run(service, target).await.map_err(|error| error.to_string())
@@ -88,27 +102,6 @@ fn run(action: Action) -> u8 {
 }
 
 fn failed(error: impl Display) -> u8 {
-    notice(error);
+    failure(error);
     1
-}
-
-/// Logs to stderr what `RUST_LOG` asks for, or warnings; and with `messages` every
-/// 9P message. The FUSE library's are not for users: it warns of each interruption
-/// that comes late, which is nothing.
-fn log(messages: bool) {
-    let mut filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,fuse3=off"));
-    if messages && let Ok(directive) = "sshnet::ninep=debug".parse() {
-        filter = filter.add_directive(directive);
-    }
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .without_time()
-        .compact()
-        .finish();
-    // Fails where there is one already, and there is none.
-    let _ = tracing::subscriber::set_global_default(subscriber);
 }

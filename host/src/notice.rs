@@ -4,9 +4,16 @@ use std::ffi::OsStr;
 use std::fmt::Display;
 use std::io::Write;
 
+use crate::log;
+
 /// Prints a line that says whose it is. If stderr is gone nobody wants it.
 pub fn notice(what: impl Display) {
-    let _ = writeln!(std::io::stderr(), "sshnet-host: {what}");
+    let _ = writeln!(std::io::stderr(), "{}", log::line("info", &what.to_string()));
+}
+
+/// The same of what ended it.
+pub fn failure(what: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{}", log::line("error", &what.to_string()));
 }
 
 /// A text of somebody else's that can be shown: control characters are written out,

@@ -21,21 +21,24 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::connection::{Connection, Way};
-use crate::args;
+use crate::args::{self, watch::Place};
 use crate::driver::Driver;
 use crate::engine::{Config, Core, Engine, EngineError, Limits, Sandbox};
 use crate::fuse::{MountError, Mounted, Mountpoint};
+use crate::metrics;
 use crate::ninep;
-use crate::notice::notice;
+use crate::notice::{notice, printable};
 use crate::pipe::Login;
 use crate::pipe::error::PipeError;
 use crate::record::Recording;
 use crate::services::{self, ServiceError};
 use crate::signals::Signals;
 use crate::sys;
+use crate::systemd;
 use crate::tree::{Owner, Tree};
 
 /// Where the tree is taken to be when nobody says.
@@ -45,6 +48,8 @@ const DEFAULT_PREFIX: &str = "/net";
 const SAME_SIGNAL: Duration = Duration::from_millis(200);
 /// How long the users of the tree have to get their last errors.
 const LAST_ERRORS: Duration = Duration::from_millis(300);
+/// Bytes of what systemd is told of the state, at most.
+const STATUS: usize = 500;
 /// How long ssh has to give the terminal back when it is not needed any more.
 const TERMINAL: Duration = Duration::from_millis(100);
 
@@ -106,11 +111,31 @@ pub enum ServeError {
 
 /// Serves until a signal comes (which is no error) or the pipe ends. Closes
 /// `ready` when the service is up.
-pub async fn run(options: args::Serve, ready: Option<OwnedFd>) -> Result<(), ServeError> {
+pub async fn run(
+    options: args::Serve,
+    ready: Option<OwnedFd>,
+    inherited: Option<StdListener>,
+) -> Result<(), ServeError> {
     let mut signals = Signals::new().map_err(|e| ServeError::System("cannot catch signals", e))?;
     sys::raise_file_limit();
-    let (service, socket) = services::bind(&options.service, options.users.has_others())?;
+    let others = options.users.has_others();
+    let (service, socket) = match inherited {
+        // It is systemd's, and stays.
+        Some(socket) => (None, socket),
+        None => {
+            let (service, socket) = services::bind(&options.service, others)?;
+            (Some(service), socket)
+        }
+    };
+    let place = match (&service, socket.local_addr()) {
+        (Some(service), _) => service.path().display().to_string(),
+        (None, Ok(address)) => {
+            address.as_pathname().map_or_else(String::new, |path| path.display().to_string())
+        }
+        (None, Err(_)) => String::new(),
+    };
     let listener = listener(socket)?;
+    let (metrics, _metrics_socket) = metrics(options.watch.metrics, others).await?;
     let (tcp, also) = tcp_listener(options.listen).await?;
     let mountpoint = match &options.mount {
         Some(path) => Some(Mountpoint::prepare(path).await?),
@@ -155,20 +180,21 @@ pub async fn run(options: args::Serve, ready: Option<OwnedFd>) -> Result<(), Ser
             }
         },
     };
+    let users = options.users;
     let granted = ninep::Options {
         exact_reads: options.exact_reads,
-        users: options.users,
+        users: users.clone(),
         ..ninep::Options::default()
     };
     let mut ninep = tokio::spawn(listen(listener, tcp, tree, granted));
-    let socket = service.path().display();
-    match &mounted {
-        None => notice(format_args!("serving {name} on {socket}{also}")),
-        Some(mounted) => notice(format_args!(
-            "serving {name} on {socket}{also}, mounted on {}",
-            mounted.path().display()
-        )),
+    let mut metrics =
+        JoinSet::from_iter(metrics.map(|listener| metrics::serve(listener, users, driver.clone())));
+    let mut serving = format!("serving {name} on {place}{also}");
+    if let Some(mounted) = &mounted {
+        serving.push_str(&format!(", mounted on {}", mounted.path().display()));
     }
+    notice(&serving);
+    systemd::notify(&format!("READY=1\nSTATUS={}", printable(serving, STATUS)));
     drop(ready);
 
     let ended = tokio::select! {
@@ -182,7 +208,11 @@ pub async fn run(options: args::Serve, ready: Option<OwnedFd>) -> Result<(), Ser
         })),
     };
     // Nobody can come any more. The directory goes later: ssh has its own in it.
-    service.withdraw();
+    systemd::notify("STOPPING=1");
+    metrics.shutdown().await;
+    if let Some(service) = &service {
+        service.withdraw();
+    }
     if let Some(mounted) = &mut mounted {
         mounted.unmount().await;
     }
@@ -279,6 +309,28 @@ async fn tcp_listener(listen: Option<args::Listen>) -> Result<(Tcp, String), Ser
         ));
     }
     Ok((Some((listener, anybody)), format!(" and {bound}")))
+}
+
+/// Makes the place where the figures are, if there is to be one. A Unix socket goes
+/// with what it answers.
+async fn metrics(
+    place: Option<Place>,
+    others: bool,
+) -> Result<(Option<metrics::Listener>, Option<services::Service>), ServeError> {
+    match place {
+        None => Ok((None, None)),
+        Some(Place::Path(path)) => {
+            let (service, socket) = services::bind(path.as_os_str(), others)?;
+            Ok((Some(metrics::Listener::Unix(listener(socket)?)), Some(service)))
+        }
+        Some(Place::Port(address)) => {
+            let failed = |error| ServeError::Tcp { address, error };
+            let listener = TcpListener::bind(address).await.map_err(failed)?;
+            let bound = listener.local_addr().map_err(failed)?;
+            notice(format_args!("metrics on http://{bound}/metrics"));
+            Ok((Some(metrics::Listener::Tcp(listener)), None))
+        }
+    }
 }
 
 /// Takes 9P connections wherever they come from.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::log::{Format, Level};
 
 fn parsed(line: &str) -> Result<Action, UsageError> {
     parse(std::iter::once("sshnet-host").chain(line.split_whitespace()).map(OsString::from))
@@ -73,6 +74,11 @@ fn our_options_are_read() {
     assert_eq!(serve.prefix.as_deref(), Some("/n/far"));
     assert_eq!(serve.core.file, Some(PathBuf::from("c.wasm")));
     assert_eq!(serve.ready_fd, Some(3));
+    let watch = served("--log-level debug --log-format json --metrics /m host").watch;
+    assert_eq!((watch.log_level, watch.log_format), (Some(Level::Debug), Format::Json));
+    assert_eq!(watch.metrics, Some(watch::Place::Path("/m".into())));
+    let watch = served("--metrics tcp!127.0.0.1!9 host").watch;
+    assert_eq!(watch.metrics, Some(watch::Place::Port("127.0.0.1:9".parse().unwrap())));
     let given = served("--core-memory 64 --core-fuel=100 --allow-user 7 -s /x host");
     assert_eq!((given.core.memory, given.core.fuel), (Some(64), Some(100)));
     assert_eq!(served("--record r host").core.record, Some(PathBuf::from("r")));
@@ -309,6 +315,9 @@ fn a_line_that_makes_no_sense_is_refused() {
         ("--pipe loopback host", "takes no host"),
         ("--pipe loopback --caller-address", "--caller-address"),
         ("--pipe loopback --connections 2", "--connections is for ssh"),
+        ("--metrics tcp!192.0.2.1!1 host", "must be an address of this machine"),
+        ("--log-level loud host", "loud"),
+        ("--metrics /x dial a!1", "only -s has a meaning"),
         ("--allow-user 7 host", "in a directory that is yours alone"),
         ("--allow-user nosuchuser -s /x host", "/etc/passwd"),
         ("--core-memory 0 host", "0 is not in 1..=4096"),

@@ -271,7 +271,7 @@ mod tests {
         for _ in 0..300 {
             fake.make(crate::engine::Protocol::Tcp);
         }
-        assert_eq!(client.read_directory("tcp").await.unwrap().len(), 301);
+        assert_eq!(client.read_directory("tcp").await.unwrap().len(), 302);
         let error = client.read_directory("cs").await.err().map(|error| error.to_string());
         assert_eq!(error.as_deref(), Some("it is not a directory"));
     }

@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::files::print;
 use super::{CommandError, Trying, connect};
+use crate::json::quoted;
 use crate::ninep::client::{Client, ClientError, Entry};
 use crate::notice::printable;
 
@@ -179,23 +180,6 @@ fn as_json(rows: &[Row]) -> String {
         return "[]\n".to_owned();
     }
     format!("[\n{}\n]\n", rows.join(",\n"))
-}
-
-/// A string of JSON (RFC 8259, section 7).
-fn quoted(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            c if c.is_control() => {
-                // All control characters are in the first plane.
-                let _ = write!(out, "\\u{:04x}", u32::from(c));
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }
 
 #[cfg(test)]

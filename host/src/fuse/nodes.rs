@@ -81,7 +81,7 @@ pub(super) fn listed(node: Node) -> u64 {
 /// for that (it had two thousand million before it) has fresh ones.
 fn lasting(node: Node) -> Option<u64> {
     let blocks = match node {
-        Node::Root | Node::Cs | Node::Protocol(_) | Node::Client(..) => false,
+        Node::Root | Node::Cs | Node::Protocol(_) | Node::Stats | Node::Client(..) => false,
         Node::Clone(_) => true,
         Node::File(_, _, file) => match file {
             ClientFile::Ctl | ClientFile::Data | ClientFile::Listen => true,

@@ -18,7 +18,7 @@ const ATTEMPTS: usize = 3;
 const ESTABLISHED: &str = "01";
 
 /// The user of the process that made this connection.
-pub(super) async fn user(stream: &TcpStream) -> io::Result<u32> {
+pub(crate) async fn user(stream: &TcpStream) -> io::Result<u32> {
     let (here, there) = (stream.local_addr()?, stream.peer_addr()?);
     // Of a long list the kernel takes its time to make the text.
     let looked_up = tokio::task::spawn_blocking(move || look_up(here, there));

@@ -255,6 +255,10 @@ impl Stack for Fake {
         self.lock().waiting.len()
     }
 
+    fn stats(&self) -> Result<String, Error> {
+        Ok(format!("clients {}\n", self.lock().clients.len()))
+    }
+
     fn capacity(&self) -> Capacity {
         self.lock().capacity
     }

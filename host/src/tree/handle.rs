@@ -7,7 +7,7 @@ use super::{
     Access, CLIENT_FILES, ClientFile, Failure, NUMBER_BITS, Node, PROTOCOLS, RequestId, Shared,
     Tree, seconds,
 };
-use crate::engine::{ClientId, Reply, TextFile};
+use crate::engine::{ClientId, Protocol, Reply, TextFile};
 
 /// Called once with what was read, or why nothing was.
 ///
@@ -37,6 +37,8 @@ enum Kind {
     /// The text is the one taken by the last read at offset 0, so that a reader
     /// who takes it in parts sees one state.
     Text(ClientId, ClientFile, Mutex<Option<String>>),
+    /// The same of `stats`.
+    Stats(Mutex<Option<String>>),
     /// A stream: its place is in the conversation, and offsets mean nothing.
     Data(ClientId),
 }
@@ -108,6 +110,7 @@ impl Handle {
             Node::Root | Node::Protocol(_) | Node::Client(..) => Kind::Directory(Mutex::default()),
             // `clone` opens as a `ctl`.
             Node::Cs | Node::Clone(_) => Kind::Cs(Mutex::default()),
+            Node::Stats => Kind::Stats(Mutex::default()),
             Node::File(_, client, ClientFile::Data) => Kind::Data(client),
             Node::File(_, client, file) => Kind::Text(client, file, Mutex::default()),
         };
@@ -148,7 +151,11 @@ impl Handle {
             Kind::Directory(_) => done(Err(Failure::IS_DIRECTORY)),
             Kind::Cs(answer) => done(read_answer(answer, count)),
             Kind::Text(client, file, text) => {
-                done(self.read_text(*client, *file, text, offset, count));
+                done(read_text(text, offset, count, || self.text(*client, *file)));
+            }
+            Kind::Stats(text) => {
+                let stack = &self.reference.shared.stack;
+                done(read_text(text, offset, count, || Ok(stack.stats()?)));
             }
             Kind::Data(client) => {
                 let most = usize::try_from(count).unwrap_or(usize::MAX);
@@ -201,7 +208,7 @@ impl Handle {
             Kind::Data(client) => uploads.write(*client, bytes, Box::new(finish)),
             // Of the texts and directories only `ctl` can be opened for writing.
             Kind::Text(client, ..) => uploads.control(*client, bytes, Box::new(finish)),
-            Kind::Directory(_) => {
+            Kind::Stats(_) | Kind::Directory(_) => {
                 finish(Ok(Reply::Data(Vec::new())));
                 None
             }
@@ -243,33 +250,14 @@ impl Handle {
         self.reference.shared.stack.translate(query)
     }
 
-    fn read_text(
-        &self,
-        client: ClientId,
-        file: ClientFile,
-        kept: &Mutex<Option<String>>,
-        offset: u64,
-        count: u32,
-    ) -> Result<Vec<u8>, Failure> {
-        let before = if offset == 0 { None } else { lock(kept).clone() };
-        let text = match before {
-            Some(text) => text,
-            None => {
-                let stack = &self.reference.shared.stack;
-                let fresh = match file {
-                    ClientFile::Ctl | ClientFile::Data | ClientFile::Listen => {
-                        client.number.to_string()
-                    }
-                    ClientFile::Local => stack.text(client, TextFile::Local)?,
-                    ClientFile::Remote => stack.text(client, TextFile::Remote)?,
-                    ClientFile::Status => stack.text(client, TextFile::Status)?,
-                };
-                *lock(kept) = Some(fresh.clone());
-                fresh
-            }
-        };
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        Ok(part(text.as_bytes(), start, count).to_vec())
+    fn text(&self, client: ClientId, file: ClientFile) -> Result<String, Failure> {
+        let stack = &self.reference.shared.stack;
+        Ok(match file {
+            ClientFile::Ctl | ClientFile::Data | ClientFile::Listen => client.number.to_string(),
+            ClientFile::Local => stack.text(client, TextFile::Local)?,
+            ClientFile::Remote => stack.text(client, TextFile::Remote)?,
+            ClientFile::Status => stack.text(client, TextFile::Status)?,
+        })
     }
 
     fn list(&self) -> Result<Vec<Entry>, Failure> {
@@ -295,6 +283,11 @@ impl Handle {
                 );
                 // The engine answers by number; another component may not.
                 entries.sort_by_key(|entry| entry.cookie);
+                if protocol == Protocol::Tcp {
+                    // Behind all that clients can have.
+                    let cookie = (1 << NUMBER_BITS) + 2;
+                    entries.push(Entry { cookie, node: Node::Stats, changed: shared.made });
+                }
                 entries
             }
             Node::Client(protocol, client) => fixed(
@@ -308,6 +301,26 @@ impl Handle {
             }
         })
     }
+}
+
+/// Reads a text that is made anew for each read of its start.
+fn read_text(
+    kept: &Mutex<Option<String>>,
+    offset: u64,
+    count: u32,
+    make: impl FnOnce() -> Result<String, Failure>,
+) -> Result<Vec<u8>, Failure> {
+    let before = if offset == 0 { None } else { lock(kept).clone() };
+    let text = match before {
+        Some(text) => text,
+        None => {
+            let fresh = make()?;
+            *lock(kept) = Some(fresh.clone());
+            fresh
+        }
+    };
+    let start = usize::try_from(offset).unwrap_or(usize::MAX);
+    Ok(part(text.as_bytes(), start, count).to_vec())
 }
 
 fn read_answer(answer: &Mutex<Option<Answer>>, count: u32) -> Result<Vec<u8>, Failure> {

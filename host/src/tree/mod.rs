@@ -3,6 +3,7 @@
 //! ```text
 //!     cs
 //!     tcp/    clone   N/    ctl  data  listen  local  remote  status
+//!             stats
 //!     unix/   clone   N/    ...
 //! ```
 //!
@@ -54,6 +55,8 @@ pub enum Node {
     Protocol(Protocol),
     /// `/tcp/clone`
     Clone(Protocol),
+    /// `/tcp/stats`
+    Stats,
     /// `/tcp/N`
     Client(Protocol, ClientId),
     /// `/tcp/N/ctl` and its neighbours
@@ -85,6 +88,9 @@ const CLIENT_FILES: [(&str, ClientFile); 6] = [
     ("status", ClientFile::Status),
 ];
 
+/// The kind of `stats` in a qid: behind those of a client's files.
+const STATS_KIND: u64 = 5 + CLIENT_FILES.len() as u64;
+
 /// Bits of a client's number in a qid: a number that needs more is not shown.
 const NUMBER_BITS: u32 = 26;
 
@@ -99,7 +105,8 @@ impl Node {
     pub fn mode(self) -> u32 {
         match self {
             Self::Root | Self::Protocol(_) | Self::Client(..) => 0o500,
-            Self::File(.., ClientFile::Local | ClientFile::Remote | ClientFile::Status) => 0o400,
+            Self::Stats
+            | Self::File(.., ClientFile::Local | ClientFile::Remote | ClientFile::Status) => 0o400,
             Self::Cs | Self::Clone(_) | Self::File(..) => 0o600,
         }
     }
@@ -114,6 +121,7 @@ impl Node {
             Self::Cs => (1, None, None),
             Self::Protocol(protocol) => (2, Some(protocol), None),
             Self::Clone(protocol) => (3, Some(protocol), None),
+            Self::Stats => (STATS_KIND, Some(Protocol::Tcp), None),
             Self::Client(protocol, client) => (4, Some(protocol), Some(client)),
             Self::File(protocol, client, file) => (5 + file as u64, Some(protocol), Some(client)),
         };
@@ -137,6 +145,7 @@ impl Node {
             Self::Protocol(Protocol::Tcp) => "tcp".into(),
             Self::Protocol(Protocol::Unix) => "unix".into(),
             Self::Clone(_) => "clone".into(),
+            Self::Stats => "stats".into(),
             Self::Client(_, client) => client.number.to_string().into(),
             Self::File(.., file) => {
                 let known = CLIENT_FILES.iter().find(|(_, other)| *other == file);
@@ -150,6 +159,7 @@ impl Node {
         match self {
             Self::Root | Self::Cs | Self::Protocol(_) => Self::Root,
             Self::Clone(protocol) | Self::Client(protocol, _) => Self::Protocol(protocol),
+            Self::Stats => Self::Protocol(Protocol::Tcp),
             Self::File(protocol, client, _) => Self::Client(protocol, client),
         }
     }
@@ -159,7 +169,7 @@ impl Node {
             Self::Client(protocol, client) | Self::File(protocol, client, _) => {
                 Some((protocol, client))
             }
-            Self::Root | Self::Cs | Self::Protocol(_) | Self::Clone(_) => None,
+            Self::Root | Self::Cs | Self::Protocol(_) | Self::Clone(_) | Self::Stats => None,
         }
     }
 }
@@ -273,6 +283,7 @@ impl Tree {
                 .map(|(_, protocol)| Node::Protocol(*protocol))
                 .ok_or(Failure::NOT_FOUND),
             Node::Protocol(protocol) if name == b"clone" => Ok(Node::Clone(protocol)),
+            Node::Protocol(Protocol::Tcp) if name == b"stats" => Ok(Node::Stats),
             Node::Protocol(protocol) => {
                 let number = client_number(name).ok_or(Failure::NOT_FOUND)?;
                 match self.shared.stack.lookup(number)? {
@@ -288,7 +299,7 @@ impl Tree {
                 self.exists(from)?;
                 Ok(Node::File(protocol, client, *file))
             }
-            Node::Cs | Node::Clone(_) | Node::File(..) => Err(Failure::NOT_DIRECTORY),
+            Node::Cs | Node::Clone(_) | Node::Stats | Node::File(..) => Err(Failure::NOT_DIRECTORY),
         }
     }
 
@@ -313,7 +324,7 @@ impl Tree {
             return None;
         }
         match node {
-            Node::Root | Node::Cs | Node::Protocol(_) => {
+            Node::Root | Node::Cs | Node::Protocol(_) | Node::Stats => {
                 done(Ok(Handle::new(self, node, access, None)));
                 None
             }

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use crate::driver::{Done, Driver, RequestId};
 use crate::engine::{ClientId, ClientInfo, Error, Protocol, TextFile};
+use crate::figures::{figures, text};
 
 /// What the tree shows of a client besides its texts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -47,6 +48,8 @@ pub trait Stack: Send + Sync + 'static {
     fn translate(&self, query: &str) -> Result<String, Error>;
     fn clients(&self) -> Result<Vec<Client>, Error>;
     fn outstanding(&self) -> usize;
+    /// What `tcp/stats` reads.
+    fn stats(&self) -> Result<String, Error>;
     fn capacity(&self) -> Capacity;
 }
 
@@ -102,6 +105,10 @@ impl Stack for Driver {
 
     fn outstanding(&self) -> usize {
         Self::outstanding(self)
+    }
+
+    fn stats(&self) -> Result<String, Error> {
+        Ok(text(&figures(&self.statistics()?, self.outstanding())))
     }
 
     fn capacity(&self) -> Capacity {

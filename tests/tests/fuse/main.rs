@@ -71,7 +71,7 @@ fn files_look_as_files_do() {
         assert_eq!(
             listed,
             ".\n./cs\n./tcp\n./tcp/0\n./tcp/0/ctl\n./tcp/0/data\n./tcp/0/listen\n./tcp/0/local\n\
-             ./tcp/0/remote\n./tcp/0/status\n./tcp/clone\n./unix\n./unix/clone\n7\n5\n"
+             ./tcp/0/remote\n./tcp/0/status\n./tcp/clone\n./tcp/stats\n./unix\n./unix/clone\n7\n6\n"
         );
         let modes =
             place.sh("cd $MNT; stat -c '%a %U' . cs tcp/clone tcp/0 tcp/0/data tcp/0/status");

@@ -51,3 +51,4 @@ mod stall;
 mod tools;
 mod trust;
 mod unix;
+mod watch;

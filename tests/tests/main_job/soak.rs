@@ -80,7 +80,7 @@ fn under_churn_memory_and_descriptors_stay_flat() {
     call(&world);
     let nobody = || {
         let client = Client::connect(&world.socket(), Dialect::Plan9);
-        client.names("tcp") == ["clone"]
+        client.names("tcp") == ["clone", "stats"]
     };
     let idle = || {
         until("no client is left", nobody);

@@ -244,7 +244,7 @@ fn uploads_that_nobody_reads_fail_nobody_elses(kind: Kind) {
     for (client, ..) in waiting {
         client.hang_up();
     }
-    until("they are gone", || other.names("tcp") == ["clone"]);
+    until("they are gone", || other.names("tcp") == ["clone", "stats"]);
     echo_a_million(&other, &echo);
 }
 

@@ -89,7 +89,7 @@ fn ls_lists_directories_and_says_where_there_are_some(kind: Kind) {
     let client = Client::connect(&world.socket(), Dialect::Plan9);
     let (_, _ctl, _data) = client.dial(&echo.address()).expect("it answers");
     assert_eq!(output(&mut world.command(&["ls"])), "cs\ntcp\nunix\n");
-    assert_eq!(output(&mut world.command(&["ls", "/tcp/"])), "clone\n0\n");
+    assert_eq!(output(&mut world.command(&["ls", "/tcp/"])), "clone\n0\nstats\n");
     assert_eq!(
         output(&mut world.command(&["ls", "-s", "s", "tcp/0"])),
         "ctl\ndata\nlisten\nlocal\nremote\nstatus\n"
@@ -179,7 +179,7 @@ fn who_waits_for_stdin_notices_the_end_of_the_service() {
         command.spawn().expect("it starts")
     });
     until("all are connected", || descriptors() >= before + 3);
-    until("one is at it", || client.names("tcp") == ["clone", "0", "1"]);
+    until("one is at it", || client.names("tcp") == ["clone", "0", "1", "stats"]);
     signal(world.pid(), "TERM");
     assert_eq!(world.wait(PATIENCE).code(), Some(0));
     for process in &mut waiting {

@@ -138,7 +138,7 @@ fn a_9p_client_that_sends_garbage_harms_no_other() {
         came.extend(data.read(100).wait_data().expect("it comes back"));
     }
     assert_eq!(came, b"still here");
-    until("nothing is left of the others", || other.names("tcp") == ["clone", "0"]);
+    until("nothing is left of the others", || other.names("tcp") == ["clone", "0", "stats"]);
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn connections_past_the_limit_are_refused_and_fill_no_log() {
     }
     until("it says so", || world.said().contains("refused: there are 1024 already"));
     assert!(world.said().lines().count() < 60, "{}", world.said());
-    assert_eq!(first.names("tcp"), ["clone"]);
+    assert_eq!(first.names("tcp"), ["clone", "stats"]);
     drop(hold);
     until("there is room again", || {
         let mut stream = UnixStream::connect(world.socket()).expect("it waits");

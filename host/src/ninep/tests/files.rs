@@ -273,8 +273,9 @@ async fn directories_are_read_whole_entry_by_whole_entry() {
     let files = ["ctl", "data", "listen", "local", "remote", "status"];
     assert_eq!(list(&mut wire, 2, 8192).await, files);
     wire.open(3, "tcp", 0).await;
+    let clients = (0..200).map(|n: u32| n.to_string());
     let all: Vec<String> =
-        std::iter::once("clone".to_owned()).chain((0..200).map(|n: u32| n.to_string())).collect();
+        ["clone".to_owned()].into_iter().chain(clients).chain(["stats".to_owned()]).collect();
     for count in [8192, 2048, 200, 100] {
         // From the start again, each time.
         assert_eq!(list(&mut wire, 3, count).await, all, "by {count}");
