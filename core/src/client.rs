@@ -104,8 +104,8 @@ pub(crate) enum Bound {
     Yes,
     /// It was not asked yet: there is no pipe, or no room in it.
     No,
-    /// It was asked again, on a new pipe, under this serial number.
-    Asked(u64),
+    /// It was asked again, on a new pipe.
+    Asked,
     /// It would not do it again.
     Refused(Error),
 }
@@ -451,5 +451,32 @@ fn nowhere(protocol: Protocol) -> String {
     match protocol {
         Protocol::Tcp => NOWHERE.to_string(),
         Protocol::Unix => "/".to_string(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    /// A large piece is kept in the memory in which it came, and small ones are put
+    /// together: what is held is little more than what they have.
+    #[test]
+    fn an_inbox_copies_small_pieces_and_holds_little_more_than_they_have() {
+        for size in [1, 100, SMALL - 1, SMALL, SMALL + 1] {
+            let mut inbox = Inbox::default();
+            for pieces in 1..=100_000 / size {
+                let bytes = vec![7; size];
+                let came_in = bytes.as_ptr();
+                inbox.push(Piece::new(bytes, 0));
+                let last = inbox.chunks.back().map(|chunk| chunk.rest().as_ptr());
+                assert_eq!(last == Some(came_in), size >= SMALL, "{size}");
+                let tail = if size < SMALL { 2 * (TAIL + SMALL) } else { 0 };
+                let place = size_of::<Piece>() * inbox.chunks.capacity();
+                let most = 2 * pieces * size / SMALL + 4;
+                assert!(place <= most * size_of::<Piece>(), "{size}: {pieces}");
+                assert!(inbox.tail.capacity() <= tail, "{size}: {pieces}");
+            }
+        }
     }
 }

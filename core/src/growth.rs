@@ -10,7 +10,7 @@
 //!    busy share it, for there it is the sum of their windows that waits in the
 //!    buffers. None gets less than [`LEAST`] packets.
 //! 2. Above its base a window grows by what was *taken*: who reads slowly, or not
-//!    at all, never needs more. When three quarters of it were taken within a
+//!    at all, never needs more. When five eighths of it were taken within a
 //!    round trip, it doubles, or grows by [`STEP`] if that is less. The round trip
 //!    is the least that the pipe had, as [`Trip`] has it. Under [`SHORT`] nothing
 //!    grows.
@@ -143,7 +143,7 @@ struct Member {
 /// Where a window is on its way.
 ///
 /// ```text
-///           three quarters taken           a fifth gained
+///           five eighths taken             a fifth gained
 ///    Steady -------------------> Trial ---------------------> Steady
 ///       ^                          | no gain
 ///       +----- REST ---- Resting <-+
@@ -340,9 +340,28 @@ mod tests {
 
     #[test]
     fn a_window_that_is_not_used_up_stays() {
-        assert_eq!(long().takes(3 * MIB / 2 - 100 * KIB, 0, 200), 2 * MIB);
+        let stays = |taken, unread| {
+            let mut one = long();
+            for _ in 0..200 {
+                assert_eq!(one.takes(taken, unread, 1), 2 * MIB);
+            }
+        };
+        stays(5 * MIB / 4, 0);
         // Or that is full of what nobody has read.
-        assert_eq!(long().takes(2 * MIB, MIB, 200), 2 * MIB);
+        stays(2 * MIB, 2 * MIB / 4 + 1);
+        assert_eq!(long().takes(2 * MIB, 2 * MIB / 4, 2), 4 * MIB);
+        assert_eq!(long().takes(5 * MIB / 4 + 5 * KIB, 0, 2), 4 * MIB);
+    }
+
+    /// Hosts tell the time in steps: much is taken at one time, and the next is just a
+    /// round trip later.
+    #[test]
+    fn what_is_taken_at_the_beginning_and_the_end_of_a_round_trip_counts() {
+        let mut one = long();
+        one.growth.took(1, 0, one.now, &mut one.path);
+        one.growth.took(2 * MIB, 0, one.now, &mut one.path);
+        one.growth.took(1, 0, one.now + TRIP, &mut one.path);
+        assert_eq!(one.growth.target(&one.path), 4 * MIB);
     }
 
     #[test]
@@ -391,6 +410,12 @@ mod tests {
         assert_eq!(one.takes(MIB, 0, 3), most / 2);
         assert_eq!(one.takes(MIB, 0, 20), most / 4);
         assert_eq!(one.takes(MIB / 4, 0, 20), 2 * MIB, "and no more than it grew");
+        // One that grew as far as it may is on no trial that this would have to wait for.
+        let mut one = long();
+        for _ in 0..20 {
+            one.takes(15 * MIB, 0, 1);
+        }
+        assert_eq!(one.takes(MIB, 0, 6), most / 2);
     }
 
     #[test]
@@ -440,6 +465,13 @@ mod tests {
             path.count(&mut members[0], 1, 2 * PERIOD);
             assert_eq!(path.base(), forty);
             path.count(&mut members[0], 1, 3 * PERIOD);
+            assert_eq!(path.base(), 2 * MIB);
+            // Nor do they when nobody took anything in the next.
+            for member in &mut members {
+                path.count(member, 128 * KIB, 4 * PERIOD);
+            }
+            assert_eq!(path.base(), forty);
+            path.count(&mut members[0], 1, 6 * PERIOD);
             assert_eq!(path.base(), 2 * MIB);
         }
     }

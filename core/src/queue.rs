@@ -90,6 +90,32 @@ mod tests {
         }
     }
 
+    /// Until half of it is gone it stays where it is: it is not copied each time.
+    #[test]
+    fn a_piece_moves_when_half_is_gone() {
+        let bytes = vec![1; 200];
+        let came_in = bytes.as_ptr();
+        let mut piece = Piece::new(bytes, 0);
+        for _ in 0..100 {
+            piece.take(1, &mut Vec::new());
+            assert_eq!(piece.bytes.as_ptr(), came_in);
+        }
+        piece.take(1, &mut Vec::new());
+        assert_ne!(piece.bytes.as_ptr(), came_in);
+    }
+
+    /// It would only have to be made again.
+    #[test]
+    fn a_queue_in_use_keeps_its_memory() {
+        for (room, used) in [(64, 16), (64, 64), (SPARE, 0), (SPARE, 8)] {
+            let mut queue: VecDeque<u32> = VecDeque::with_capacity(room);
+            queue.extend(0..used);
+            let before = queue.capacity();
+            trim(&mut queue);
+            assert_eq!(queue.capacity(), before, "{used} of {room}");
+        }
+    }
+
     #[test]
     fn a_queue_that_was_long_gives_its_memory_back() {
         let mut queue: VecDeque<u32> = (0..10_000).collect();

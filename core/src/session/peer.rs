@@ -135,8 +135,8 @@ impl Session {
             Ok(State::Announcing(announcing)) if announcing.serial == serial => {
                 self.announced(owner, bound);
             }
-            Ok(State::Listen(listener)) if matches!(listener.bound, Bound::Asked(asked) if asked == serial) =>
-            {
+            // A client that listens has one such question on a pipe, its first.
+            Ok(State::Listen(listener)) if matches!(listener.bound, Bound::Asked) => {
                 self.announced_again(owner, bound);
             }
             // Nobody wants it any more.
@@ -232,8 +232,10 @@ impl Session {
                 format!("{}!{originator_port}", shown(originator)),
             ),
             Open::ForwardedStreamlocal { path } => {
-                let address = Announced::Unix { path: String::from_utf8_lossy(path).into_owned() };
-                (self.listeners.get(&address), printable(path), "/".to_string())
+                let listener = core::str::from_utf8(path).ok().and_then(|path| {
+                    self.listeners.get(&Announced::Unix { path: path.to_string() })
+                });
+                (listener, printable(path), "/".to_string())
             }
             Open::DirectTcpip { .. } | Open::DirectStreamlocal { .. } => {
                 return self.refuse(sender.0, reason::PROHIBITED, "not a server");

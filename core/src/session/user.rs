@@ -161,7 +161,7 @@ impl Session {
     fn open_channel(&mut self, id: ClientId) {
         let Ok(client) = self.clients.get_mut(id) else { return };
         let State::Dialing(dial) = &mut client.state else { return };
-        let Some(pipe) = self.pipe.as_ref().filter(|_| dial.channel.is_none()) else { return };
+        let Some(pipe) = &self.pipe else { return };
         let window = ReceiveWindow::new(&pipe.path, &mut self.pool);
         let channel = self.channels.insert(Channel::Opening { owner: Some(id) });
         self.out.send(&Message::Open {
@@ -230,7 +230,8 @@ impl Session {
         self.pipe.as_ref().is_some_and(|pipe| pipe.asked.get(wanted).is_some())
     }
 
-    /// Asks the far side to take calls, under the serial number of the moment.
+    /// Asks the far side to take calls, under the serial number of the last
+    /// announcement: this one's, or one that is over where a listener asks again.
     fn ask_to_bind(&mut self, owner: ClientId, address: Announced) {
         let Some(pipe) = &mut self.pipe else { return };
         self.out.send(&Message::GlobalRequest {
@@ -273,8 +274,7 @@ impl Session {
                 self.open_channel(id);
             }
             State::Listen(listener) if matches!(listener.bound, Bound::No) => {
-                self.serial += 1;
-                listener.bound = Bound::Asked(self.serial);
+                listener.bound = Bound::Asked;
                 let address = listener.address.clone();
                 self.ask_to_bind(id, address);
             }

@@ -345,6 +345,21 @@ fn a_unix_client_announces_a_path() {
     exactly(&s.control(3, id, "hangup"), [send(streamlocal(true)), done(3)]);
 }
 
+/// A path is bytes at the far side: one that is not UTF-8 is not the path that looks
+/// like it here, and nobody can have announced it.
+#[test]
+fn a_call_to_a_path_that_is_not_utf_8_is_refused() {
+    let mut s = Bench::new();
+    let id = s.client_of(Protocol::Unix);
+    s.control(1, id, "announce /run/\u{fffd}");
+    exactly(&s.hear(Message::RequestSuccess { data: b"" }), [done(1)]);
+    let kind = sshnet_core::message::Open::ForwardedStreamlocal { path: b"/run/\xff" };
+    exactly(
+        &s.hear(Message::Open { sender: 70, window: 9, packet: 9, kind }),
+        [declined(70, reason::PROHIBITED, "nothing is announced there")],
+    );
+}
+
 /// The port that the far side picks may be one that a client has announced: that
 /// cannot be.
 #[test]

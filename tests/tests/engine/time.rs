@@ -3,7 +3,9 @@
 use sshnet_core::message::Message;
 use sshnet_core::{ClientState, Effect, ErrorCode, Limits};
 use sshnet_tests::bench::{Bench, limits};
-use sshnet_tests::peer::{direct, done, exactly, fail, failed, forward, send, sent, wake, warn};
+use sshnet_tests::peer::{
+    among, direct, done, exactly, fail, failed, forward, send, sent, wake, warn,
+};
 use sshnet_tests::promise::another;
 
 const LATE: &str = "the far side did not answer in time";
@@ -150,6 +152,30 @@ fn a_dial_that_finds_no_pipe_in_time_fails() {
     assert_eq!(sent(&effects).len(), 1);
     exactly(&s.advance(200), [wake(1_150)]);
     exactly(&s.advance(1_150), [failed(2, ErrorCode::TimedOut, LATE)]);
+}
+
+/// While the dials that waited for a pipe are made one after the other, as it takes
+/// them, one that is made meanwhile keeps its time.
+#[test]
+fn a_dial_made_while_others_wait_for_room_keeps_its_deadline() {
+    let mut s = Bench::without_pipe(Limits {
+        packet: 256,
+        room: 256,
+        dial_time: 1_000,
+        dial_wait: 5_000,
+        ..limits()
+    });
+    let ids: Vec<_> = (0..8).map(|_| s.client()).collect();
+    for request in 1..8 {
+        s.control(request, ids[request as usize - 1], "connect h!7");
+    }
+    let made = sent(&s.pipe_up()).len();
+    assert!(made < 7, "{made}");
+    s.advance(100);
+    assert_eq!(sent(&s.control(8, ids[7], "connect h!7")).len(), 1);
+    s.advance(200);
+    assert_eq!(made + sent(&s.took_all()).len() + sent(&s.took_all()).len(), 7);
+    among(&s.advance(1_100), failed(8, ErrorCode::TimedOut, LATE));
 }
 
 fn keepalive() -> Bench {

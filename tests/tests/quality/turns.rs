@@ -7,7 +7,7 @@
 use sshnet_core::Limits;
 use sshnet_core::message::Message;
 use sshnet_tests::bench::{Bench, Line, PACKET, WINDOW, limits};
-use sshnet_tests::peer::{among, count, data_sent, exactly, order};
+use sshnet_tests::peer::{among, count, data_sent, direct, exactly, order, sent};
 
 /// A room for three packets of 1000 bytes.
 fn narrow() -> Limits {
@@ -51,6 +51,40 @@ fn two_bulk_writers_and_a_keystroke_take_turns() {
         }
     }
     assert!(turns[0].abs_diff(turns[1]) <= 1, "{turns:?}");
+}
+
+/// Who has nothing to send has no place among those who wait for the pipe, though its
+/// window was opened just now.
+#[test]
+fn turns_come_in_the_order_of_the_writes() {
+    let Some(mut s) = Bench::of_ours(narrow()) else { return };
+    let (idle, first, bulk) = (s.dial(), s.dial(), s.dial());
+    s.took_all();
+    s.write(1, bulk.id, vec![1; 3_000]);
+    assert!(s.statistics().in_pipe >= 3_000, "the pipe is full");
+    exactly(&s.hear(Message::WindowAdjust { recipient: idle.ours, bytes: 9 }), []);
+    s.write(2, first.id, b"x");
+    s.write(3, idle.id, b"x");
+    assert_eq!(order(&s.took_all()), [first.theirs, idle.theirs]);
+}
+
+/// Dials that waited for a pipe are made until it is full, and not past that.
+#[test]
+fn dials_that_waited_fill_the_room_to_the_byte() {
+    let host = "h".repeat(10);
+    let open = direct(0, 65_536, 256, &host, 7).encode().len() as u32;
+    let limits = Limits { packet: 256, room: 4 * open, dial_wait: 1_000, ..limits() };
+    assert_eq!(limits.room, 256, "no room is smaller than a packet");
+    let Some(mut s) = Bench::of_ours(limits) else { return };
+    s.pipe_down("gone");
+    for request in 1..8 {
+        let id = s.client();
+        s.control(request, id, format!("connect {host}!7"));
+    }
+    assert_eq!(sent(&s.pipe_up()).len(), 4);
+    assert_eq!(s.statistics().in_pipe, 256);
+    assert_eq!(sent(&s.took(1)).len(), 1, "one byte of room is room");
+    assert_eq!(sent(&s.took_all()).len(), 2);
 }
 
 /// One upload alone may have a good part of what may be unacknowledged, and there is

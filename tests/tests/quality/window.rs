@@ -42,6 +42,24 @@ fn window_is_given_for_what_was_read_in_pieces_worth_a_message() {
     assert_eq!(s.info(line.id).receive_window, 32_768);
 }
 
+/// What others gave up is there for whoever reads next, and a read that only waits is
+/// no reason to give window.
+#[test]
+fn a_read_that_takes_nothing_gives_no_window() {
+    let limits = Limits { windows: 160_000, ..limits() };
+    let Some(mut s) = Bench::of_ours(limits) else { return };
+    let others: Vec<Line> = (0..7).map(|_| s.dial()).collect();
+    let line = s.dial();
+    let window = s.info(line.id).receive_window;
+    assert!(window < 16_384, "{window}");
+    for other in others {
+        s.control(1, other.id, "hangup");
+    }
+    exactly(&s.read(2, line.id, 100_000), []);
+    let effects = comes(&mut s, line, 1_000);
+    assert!(s.info(line.id).receive_window > window, "{effects:?}");
+}
+
 /// A reader that keeps up never lets the window fall below what is in force: the
 /// sum of grants is that of the bytes read, to within a message's worth.
 #[test]
