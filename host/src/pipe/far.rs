@@ -79,9 +79,15 @@ pub struct FarOutput {
     shared: Arc<Shared>,
 }
 
+type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
 /// What dials for a far side, in the place of this machine.
-pub(super) type Dialler =
-    Box<dyn Fn(Target) -> Pin<Box<dyn Future<Output = io::Result<Dialled>> + Send>> + Send + Sync>;
+pub(super) struct Dialler {
+    pub(super) dial: Box<dyn Fn(Target) -> Later<io::Result<Dialled>> + Send + Sync>,
+    /// Whether that which dialled is still there: when it dies its sockets end, and
+    /// the far services that they lead to have ended nothing.
+    pub(super) is_there: Box<dyn Fn() -> Later<bool> + Send + Sync>,
+}
 
 /// A socket that leads where a dial was to, and what must not be closed before it.
 pub(super) struct Dialled {
@@ -244,7 +250,7 @@ impl Far {
         self.shared.spawn(async move {
             let here = |socket| Dialled { socket, held: None };
             let dialled = match (&shared.dialler, target) {
-                (Some(dialler), target) => dialler(target).await,
+                (Some(dialler), target) => (dialler.dial)(target).await,
                 (None, Target::Tcp(host, port)) => {
                     dial_tcp(&host, port).await.map(Socket::Tcp).map(here)
                 }

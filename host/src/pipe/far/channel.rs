@@ -451,6 +451,12 @@ impl Channel {
                 Err(_) => break,
             }
         }
+        if let Some(dialler) = &shared.dialler
+            && !(dialler.is_there)().await
+        {
+            // That will be told otherwise.
+            return;
+        }
         let mut inner = self.lock();
         if let Phase::Open(peer) = &mut inner.phase {
             peer.ended = true;

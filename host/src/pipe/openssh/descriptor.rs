@@ -4,7 +4,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::net::UnixStream;
@@ -18,25 +18,41 @@ const AT_ONCE: usize = 32;
 
 /// What dials by the master that has its control socket there.
 pub(super) fn dialler(control: PathBuf) -> Dialler {
-    let turns = Arc::new(Semaphore::new(AT_ONCE));
-    Box::new(move |target| {
-        let (control, turns) = (control.clone(), Arc::clone(&turns));
-        Box::pin(async move { dial(&control, &turns, target).await.map_err(io::Error::other) })
-    })
+    let master = Arc::new(Master { control, turns: Semaphore::new(AT_ONCE) });
+    let same = Arc::clone(&master);
+    Dialler {
+        dial: Box::new(move |target| {
+            let master = Arc::clone(&master);
+            Box::pin(async move { master.dial(target).await.map_err(io::Error::other) })
+        }),
+        is_there: Box::new(move || {
+            let master = Arc::clone(&same);
+            Box::pin(async move { master.connect().await.is_ok() })
+        }),
+    }
 }
 
-async fn dial(control: &Path, turns: &Semaphore, target: Target) -> Result<Dialled, MuxError> {
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-    ours.set_nonblocking(true)?;
-    let to = match target {
-        Target::Tcp(host, port) => Listen::Tcp(host, port),
-        Target::Unix(path) => Listen::Unix(path),
-    };
-    let control = {
+/// The master, as dials see it.
+struct Master {
+    control: PathBuf,
+    turns: Semaphore,
+}
+
+impl Master {
+    async fn connect(&self) -> Result<Control, MuxError> {
         // Fails only where it is closed, and it never is.
-        let _turn = turns.acquire().await;
-        Control::connect(control).await?
-    };
-    let held = control.dial(&to, &OwnedFd::from(theirs)).await?;
-    Ok(Dialled { socket: Socket::Unix(UnixStream::from_std(ours)?), held: Some(held) })
+        let _turn = self.turns.acquire().await;
+        Control::connect(&self.control).await
+    }
+
+    async fn dial(&self, target: Target) -> Result<Dialled, MuxError> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let to = match target {
+            Target::Tcp(host, port) => Listen::Tcp(host, port),
+            Target::Unix(path) => Listen::Unix(path),
+        };
+        let held = self.connect().await?.dial(&to, &OwnedFd::from(theirs)).await?;
+        Ok(Dialled { socket: Socket::Unix(UnixStream::from_std(ours)?), held: Some(held) })
+    }
 }
