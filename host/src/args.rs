@@ -196,6 +196,10 @@ struct Serving {
     #[command(flatten)]
     core: Core,
 
+    /// Do not give up rights once the service is up: for looking into this program.
+    #[arg(long)]
+    keep_rights: bool,
+
     /// Close file descriptor N once the service is up, for scripts.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     ready_fd: Option<i32>,
@@ -442,6 +446,8 @@ pub struct Serve {
     pub core: Core,
     /// What to close when the service is up.
     pub ready_fd: Option<i32>,
+    /// Whether the process may do all the time what it may at first.
+    pub keep_rights: bool,
     /// What leads to the far side.
     pub pipe: Pipe,
     /// What becomes of a connection that ends.
@@ -469,22 +475,26 @@ pub struct Listen {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Pipe {
     /// ssh.
-    Openssh {
-        /// Its destination and options.
-        far: Far,
-        /// Whether calls are to come with their caller's address.
-        caller_address: bool,
-        /// Over how many connections dials are spread.
-        connections: usize,
-        /// Whether each dial has a socket of its own to ssh.
-        by_descriptor: bool,
-    },
+    Openssh(Openssh),
     /// Whoever speaks a bare connection.
     Bare(Peer),
     /// A command line whose writes are messages.
     Plan9(OsString),
     /// This machine is its own far side.
     Loopback,
+}
+
+/// How ssh leads there.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Openssh {
+    /// Its destination and options.
+    pub far: Far,
+    /// Whether calls are to come with their caller's address.
+    pub caller_address: bool,
+    /// Over how many connections dials are spread.
+    pub connections: usize,
+    /// Whether each dial has a socket of its own to ssh.
+    pub by_descriptor: bool,
 }
 
 /// Reads a command line, the program's name included.
@@ -592,6 +602,7 @@ fn serve(
         debug,
         core,
         ready_fd,
+        keep_rights,
         caller_address,
         connections,
         pipe,
@@ -627,7 +638,7 @@ fn serve(
             let far = ssh::read(rest).map_err(UsageError::new)?;
             let name = far.host();
             let by_descriptor = pipe == Kind::OpensshFd;
-            (Pipe::Openssh { far, caller_address, connections, by_descriptor }, name)
+            (Pipe::Openssh(Openssh { far, caller_address, connections, by_descriptor }), name)
         }
         Kind::Loopback => {
             if let Some(word) = rest.first() {
@@ -648,6 +659,7 @@ fn serve(
         debug,
         core,
         ready_fd,
+        keep_rights,
         pipe,
         lasting,
         listen,
@@ -664,6 +676,7 @@ impl Serving {
             && !self.debug
             && self.core == Core::default()
             && self.ready_fd.is_none()
+            && !self.keep_rights
             && !self.caller_address
             && self.connections == 1
             && self.pipe == Kind::Openssh

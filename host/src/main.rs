@@ -6,6 +6,7 @@ use std::time::Duration;
 use sshnet_host::args::{self, Action, FileAction};
 use sshnet_host::log::{self, Format};
 use sshnet_host::notice::{failure, notice};
+use sshnet_host::starter::{self, Split};
 use sshnet_host::{commands, peer, runtime, serve, sys, systemd};
 
 /// How long what still runs at the end has to end by itself.
@@ -41,6 +42,20 @@ fn run(action: Action) -> u8 {
             }
         },
         _ => None,
+    };
+    // While there is one thread.
+    let action = match action {
+        Action::Serve(options) if !options.keep_rights => match starter::split() {
+            Ok(Split::Host) => Action::Serve(options),
+            Ok(Split::Starter(orders)) => {
+                // They are the host's, which may close them.
+                drop((ready, socket));
+                orders.serve(move |order| serve::command(&options, order));
+                return 0;
+            }
+            Err(error) => return failed(format_args!("cannot start: {error}")),
+        },
+        action => action,
     };
     match &action {
         Action::Serve(serve) => {
@@ -95,6 +110,7 @@ fn run(action: Action) -> u8 {
     });
     // What ends by itself may do so; but a read of stdin may never end.
     runtime.shutdown_timeout(GRACE);
+    starter::end();
     match ended {
         Ok(()) => 0,
         Err(error) => failed(error),

@@ -19,6 +19,7 @@ use crate::pipe::bare::stream::{BATCH, BareError, Incoming, Outgoing, greet};
 use crate::pipe::bare::transport::{BY_APPLICATION, PROTOCOL_ERROR};
 use crate::pipe::far::permit::Permit;
 use crate::pipe::far::{Far, FarError, FarOutput};
+use crate::rights::{self, Part};
 use crate::signals::Signals;
 use crate::sys;
 
@@ -58,6 +59,9 @@ pub async fn run(permit: Permit) -> Result<(), PeerError> {
         return Err(PeerError::Terminal);
     }
     sys::raise_file_limit();
+    if let Err(error) = rights::give_up(Part::FarSide) {
+        tracing::info!("this process keeps its rights: {error}");
+    }
     tokio::select! {
         ended = serve(tokio::io::stdin(), tokio::io::stdout(), permit) => ended,
         () = signals.next() => Ok(()),

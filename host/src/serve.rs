@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
@@ -28,15 +29,17 @@ use self::connection::{Connection, Way};
 use crate::args::{self, watch::Place};
 use crate::driver::Driver;
 use crate::engine::{Config, Core, Engine, EngineError, Limits, Sandbox};
-use crate::fuse::{MountError, Mounted, Mountpoint};
+use crate::fuse::{self, MountError, Mounted, Mountpoint};
 use crate::metrics;
 use crate::ninep;
 use crate::notice::{notice, printable};
 use crate::pipe::Login;
 use crate::pipe::error::PipeError;
 use crate::record::Recording;
+use crate::rights;
 use crate::services::{self, ServiceError};
 use crate::signals::Signals;
+use crate::starter::Order;
 use crate::sys;
 use crate::systemd;
 use crate::tree::{Owner, Tree};
@@ -109,6 +112,14 @@ pub enum ServeError {
     System(&'static str, io::Error),
 }
 
+/// What the starter is to run for an order.
+pub fn command(options: &args::Serve, order: Order) -> io::Result<Command> {
+    match order {
+        Order::Pipe { login, dir } => Way::of(options).command(login, dir.as_deref()),
+        Order::Unmount { path } => fuse::unmounting(&path),
+    }
+}
+
 /// Serves until a signal comes (which is no error) or the pipe ends. Closes
 /// `ready` when the service is up.
 pub async fn run(
@@ -116,6 +127,7 @@ pub async fn run(
     ready: Option<OwnedFd>,
     inherited: Option<StdListener>,
 ) -> Result<(), ServeError> {
+    let way = Way::of(&options);
     let mut signals = Signals::new().map_err(|e| ServeError::System("cannot catch signals", e))?;
     sys::raise_file_limit();
     let others = options.users.has_others();
@@ -149,7 +161,6 @@ pub async fn run(
     let engine = async {
         engine.await.map_err(|e| ServeError::System("the compiler ended", io::Error::other(e)))?
     };
-    let way = Way { pipe: options.pipe, keepalive: lasting.keepalive() };
     let first = async { Ok(way.start(Login::First).await?) };
     let started = tokio::select! {
         biased;
@@ -166,7 +177,7 @@ pub async fn run(
         }
         started => started?,
     };
-    let name = way.name();
+    let (name, part) = (way.name(), way.part());
     let driver = Driver::new(engine);
     let mut connection = Connection::new(driver.clone(), way, first, lasting.reconnect());
     let tree = Tree::new(driver.clone(), Owner::current());
@@ -189,6 +200,13 @@ pub async fn run(
     let mut ninep = tokio::spawn(listen(listener, tcp, tree, granted));
     let mut metrics =
         JoinSet::from_iter(metrics.map(|listener| metrics::serve(listener, users, driver.clone())));
+    if !options.keep_rights {
+        ninep::prepare_users();
+        match rights::give_up(part) {
+            Ok(()) => {}
+            Err(error) => tracing::info!("this process keeps its rights: {error}"),
+        }
+    }
     let mut serving = format!("serving {name} on {place}{also}");
     if let Some(mounted) = &mounted {
         serving.push_str(&format!(", mounted on {}", mounted.path().display()));
@@ -347,5 +365,55 @@ async fn listen(
             ended = unix => ended,
             ended = ninep::listen_tcp(listener, anybody, tree, options) => ended,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::os::unix::fs::PermissionsExt;
+
+    /// What a command line starts for an order, as words.
+    fn started(line: &str, order: Order) -> Option<Vec<String>> {
+        let words = std::iter::once("sshnet-host").chain(line.split('|')).map(Into::into);
+        let Ok(args::Action::Serve(options)) = args::parse(words) else { panic!("{line}") };
+        let command = command(&options, order).ok()?;
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        Some(words.map(|word| word.to_str().expect("text").to_owned()).collect())
+    }
+
+    #[test]
+    fn what_a_command_line_does_not_say_is_not_started() {
+        let private = tempfile::tempdir().unwrap();
+        let mode = |mode| std::fs::set_permissions(&private, PermissionsExt::from_mode(mode));
+        mode(0o700).unwrap();
+        let pipe = |dir| Order::Pipe { login: Login::Again, dir };
+        let dir = || Some(private.path().to_owned());
+
+        let ssh = started("-p|2222|me@far", pipe(dir())).unwrap();
+        let socket = private.path().join("m").display().to_string();
+        assert_eq!(ssh[..4], ["ssh", "-M", "-S", &socket]);
+        assert_eq!(ssh[ssh.len() - 4..], ["-p", "2222", "--", "me@far"]);
+        let shell = started("--pipe|bare|--exec|ssh far psusan", pipe(None)).unwrap();
+        assert_eq!(shell, ["/bin/sh", "-c", "ssh far psusan"]);
+        let shell = started("--pipe|plan9|--exec|nine", pipe(None)).unwrap();
+        assert_eq!(shell, ["/bin/sh", "-c", "nine"]);
+
+        for (line, order) in [
+            ("far", pipe(None)),
+            ("far", pipe(Some(PathBuf::from("/nonexistent")))),
+            ("far", pipe(Some(PathBuf::from("/tmp")))),
+            ("--pipe|bare|--exec|psusan", pipe(dir())),
+            ("--pipe|bare|--connect|/socket", pipe(None)),
+            ("--pipe|loopback", pipe(None)),
+            ("--pipe|loopback", pipe(dir())),
+            ("far", Order::Unmount { path: PathBuf::from("/") }),
+            ("far", Order::Unmount { path: private.path().to_owned() }),
+        ] {
+            assert_eq!(started(line, order.clone()), None, "{line}: {order:?}");
+        }
+        mode(0o755).unwrap();
+        assert_eq!(started("far", pipe(dir())), None, "it is open to others");
     }
 }

@@ -20,12 +20,11 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::sys;
 
 /// Bytes of the path of a socket: 108 with the zero at the end.
 const PATH_MAX: usize = 107;
-/// Connections that may wait to be taken.
-const BACKLOG: i32 = 128;
 /// How long another process may hold the directory's lock.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 /// How often the directory is made anew when another process's end removes it.
@@ -305,23 +304,12 @@ impl Place {
 
 /// A socket that nobody else may connect to, at any moment; or one that others may.
 fn listen(path: &Path, others: bool) -> io::Result<UnixListener> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
-    let mode = Mode::from_raw_mode(if others { 0o666 } else { 0o600 });
-    // On Linux bind gives the file the mode that the socket has; elsewhere there
-    // is a moment in which the umask decides.
-    let _ = rustix::fs::fchmod(&socket, mode);
-    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-    let ready = rustix::fs::chmod(path, mode).and_then(|()| rustix::net::listen(&socket, BACKLOG));
-    if let Err(error) = ready {
+    let socket = sys::listen_privately(path)?;
+    if others && let Err(error) = rustix::fs::chmod(path, Mode::from_raw_mode(0o666)) {
         let _ = fs::remove_file(path);
         return Err(error.into());
     }
-    Ok(UnixListener::from(socket))
+    Ok(socket)
 }
 
 /// The file as such, without opening what it stands for.

@@ -4,8 +4,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::{Child, Command};
 
+use nix::sys::signal::SigSet;
+use rustix::fs::Mode;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -16,6 +21,8 @@ pub const STDIN: &str = "/proc/self/fd/0";
 /// The same of standard output.
 pub const STDOUT: &str = "/proc/self/fd/1";
 
+/// Connections that may wait to be taken.
+const BACKLOG: i32 = 128;
 /// Bytes that a widened pipe holds: two requests' worth.
 const PIPE: i32 = 256 << 10;
 
@@ -26,6 +33,21 @@ pub fn compiled_component(wasmtime: &wasmtime::Engine) -> wasmtime::Result<Compo
     // SAFETY: these bytes are part of this program, as the build script had them from
     // the wasmtime that is part of it, too.
     unsafe { Component::deserialize(wasmtime, code) }
+}
+
+/// A socket that takes connections at a path, and of this user's alone, from the
+/// moment on in which it is there.
+pub fn listen_privately(path: &Path) -> io::Result<UnixListener> {
+    let (family, kind, flags) = (AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC);
+    let socket = rustix::net::socket_with(family, kind, flags, None)?;
+    // On Linux bind gives the file the mode that the socket has.
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    if let Err(error) = rustix::net::listen(&socket, BACKLOG) {
+        let _ = std::fs::remove_file(path);
+        return Err(error.into());
+    }
+    Ok(UnixListener::from(socket))
 }
 
 /// Lets a pipe hold more than the 64 KiB that it has at first, if it may.
@@ -44,6 +66,37 @@ pub fn keep_freed_memory() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(16 << 20)));
 }
 
+/// Becomes two processes: the one that goes on gets the other's number, the other
+/// nothing. Call it while there is one thread.
+#[allow(unsafe_code)]
+pub fn fork() -> io::Result<Option<Pid>> {
+    // SAFETY: with one thread there is no other that could hold a lock or be amid
+    // anything, so that the new process may do whatever this one may.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Child => Ok(None),
+        nix::unistd::ForkResult::Parent { child } => Ok(Pid::from_raw(child.as_raw())),
+    }
+}
+
+/// The signals that go to all processes of a terminal, and what `kill` sends if it is
+/// not told otherwise.
+const OUTLIVED: [nix::sys::signal::Signal; 4] = {
+    use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+    [SIGHUP, SIGINT, SIGQUIT, SIGTERM]
+};
+
+/// Lets none of those signals end the calling thread and the threads that it starts.
+/// What [`spawn_tied`] starts gets them.
+pub fn outlive_signals() -> io::Result<()> {
+    Ok(SigSet::from_iter(OUTLIVED).thread_block()?)
+}
+
+/// Names this process, for ps(1) and top(1).
+pub fn name_process(name: &std::ffi::CStr) {
+    // It is for people: nothing depends on it.
+    let _ = nix::sys::prctl::set_name(name);
+}
+
 /// Starts a child that gets SIGTERM when the calling *thread* ends: call it from
 /// one that outlives the child, or ends with the process.
 #[allow(unsafe_code)]
@@ -51,7 +104,9 @@ pub fn spawn_tied(command: &mut Command) -> io::Result<Child> {
     use std::os::unix::process::CommandExt;
 
     let parent = rustix::process::getpid();
+    let outlived = SigSet::from_iter(OUTLIVED);
     let tie = move || {
+        outlived.thread_unblock()?;
         #[cfg(target_os = "linux")]
         rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
         // The parent may have ended before the line above.
@@ -60,7 +115,7 @@ pub fn spawn_tied(command: &mut Command) -> io::Result<Child> {
         }
         Ok(())
     };
-    // SAFETY: between fork and exec the closure makes two system calls and
+    // SAFETY: between fork and exec the closure makes three system calls and
     // nothing else: it takes no lock and allocates no memory.
     unsafe { command.pre_exec(tie) };
     command.spawn()
@@ -156,6 +211,18 @@ pub fn hangup_ignored() -> bool {
 /// A process that is not our child, and surely that one for as long as this is kept.
 #[derive(Debug)]
 pub struct Process(OwnedFd);
+
+impl From<OwnedFd> for Process {
+    fn from(pidfd: OwnedFd) -> Self {
+        Self(pidfd)
+    }
+}
+
+impl AsFd for Process {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl Process {
     /// The one that has this number now.

@@ -65,9 +65,13 @@ fn plan9_peer() -> PathBuf {
     directory.join("plan9-peer")
 }
 
-/// A process's children and theirs, as far as they are there.
+/// The name of the process that starts sshnet-host's programs.
+pub const STARTER: &str = "sshnet-starter";
+
+/// A process's children and theirs, as far as they are there; sshnet-host's starter is
+/// none, but those that it has started are.
 pub fn children_of(pid: u32) -> Vec<u32> {
-    let mut parents = Vec::new();
+    let (mut parents, mut starters) = (Vec::new(), Vec::new());
     for entry in fs::read_dir("/proc").expect("Linux").flatten() {
         let Some(child) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok())
         else {
@@ -75,7 +79,10 @@ pub fn children_of(pid: u32) -> Vec<u32> {
         };
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
         // After the name, which may hold anything: state, then parent.
-        let Some((_, rest)) = stat.rsplit_once(')') else { continue };
+        let Some((name, rest)) = stat.rsplit_once(')') else { continue };
+        if name.ends_with(STARTER) {
+            starters.push(child);
+        }
         let mut words = rest.split_whitespace();
         let (state, parent) = (words.next(), words.next());
         if state != Some("Z")
@@ -92,6 +99,7 @@ pub fn children_of(pid: u32) -> Vec<u32> {
         at += 1;
     }
     found.remove(0);
+    found.retain(|child| !starters.contains(child));
     found
 }
 

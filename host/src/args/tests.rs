@@ -19,7 +19,7 @@ fn served(line: &str) -> Serve {
 /// ssh's options, its destination, the service's name.
 fn far(line: &str) -> (String, String, String) {
     let serve = served(line);
-    let Pipe::Openssh { far, .. } = serve.pipe else { panic!("{line}") };
+    let Pipe::Openssh(Openssh { far, .. }) = serve.pipe else { panic!("{line}") };
     let options = far.options.join(OsStr::new(" ")).into_string().unwrap();
     (options, far.destination.into_string().unwrap(), serve.service.into_string().unwrap())
 }
@@ -84,10 +84,12 @@ fn our_options_are_read() {
     assert_eq!(served("--record r host").core.record, Some(PathBuf::from("r")));
     assert!(given.users.may(7) && !given.users.may(8));
     assert!(!served("--listen tcp!127.0.0.1!1 --allow-user 8 host").users.may(7));
-    assert!(matches!(serve.pipe, Pipe::Openssh { caller_address: true, .. }));
+    assert!(matches!(serve.pipe, Pipe::Openssh(Openssh { caller_address: true, .. })));
     for (line, wanted) in [("host", 1), ("--connections 3 host", 3), ("--connections=16 host", 16)]
     {
-        let Pipe::Openssh { connections, .. } = served(line).pipe else { panic!("{line}") };
+        let Pipe::Openssh(Openssh { connections, .. }) = served(line).pipe else {
+            panic!("{line}")
+        };
         assert_eq!(connections, wanted, "{line}");
     }
     assert_eq!(served("--prefix=/x host").prefix.as_deref(), Some("/x"));
@@ -104,7 +106,7 @@ fn our_options_are_read() {
     let serve = served("--pipe loopback -s name");
     assert_eq!((serve.pipe, serve.service), (Pipe::Loopback, "name".into()));
     assert_eq!(served("--pipe=loopback").service, "loopback");
-    assert!(matches!(served("--pipe openssh host").pipe, Pipe::Openssh { .. }));
+    assert!(matches!(served("--pipe openssh host").pipe, Pipe::Openssh(_)));
 }
 
 #[test]

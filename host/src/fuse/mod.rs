@@ -29,4 +29,5 @@ mod mounts;
 mod net;
 mod nodes;
 
+pub(crate) use self::mount::unmounting;
 pub use self::mount::{MountError, Mounted, Mountpoint};

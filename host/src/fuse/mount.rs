@@ -8,10 +8,10 @@
 
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
-use std::io;
+use std::io::{self, Read};
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use fuse3::MountOptions;
@@ -20,9 +20,10 @@ use rustix::io::Errno;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::mounts::{self, Mount, SOURCE};
+use super::mounts::{self, Mount, SOURCE, Table};
 use super::net::Net;
 use crate::notice::{notice, quoted};
+use crate::starter::{self, Order};
 use crate::sys;
 use crate::tree::Tree;
 
@@ -159,16 +160,21 @@ impl Mountpoint {
         if let Err(error) = sys::keep_from_children(DEVICE) {
             tracing::warn!("{DEVICE} stays open in child processes: {error}");
         }
-        let mount = mounts::on(&self.path).unwrap_or_default();
+        let table = match Table::open() {
+            Ok(table) => table,
+            Err(error) => return Err(MountError::Place { path: self.path, error }),
+        };
+        let mount = table.on(&self.path).unwrap_or_default();
         let device = mount.filter(Mount::is_ours).map(|mount| mount.device);
         let session = Session::Served(ManuallyDrop::new(session));
-        Ok(Mounted { path: self.path, device, net, session })
+        Ok(Mounted { path: self.path, table, device, net, session })
     }
 }
 
 /// A mount that is served.
 pub struct Mounted {
     path: PathBuf,
+    table: Table,
     /// Tells it from one that somebody makes on the same path while this is there.
     device: Option<String>,
     net: Net,
@@ -214,7 +220,7 @@ impl Mounted {
         if let Session::Unmounted = self.session {
             return;
         }
-        let there = match mounts::on(&self.path) {
+        let there = match self.table.on(&self.path) {
             Ok(there) => there.map(|mount| mount.device),
             Err(error) => return tracing::warn!("cannot see what is mounted: {error}"),
         };
@@ -242,19 +248,36 @@ fn detaching(path: &Path) -> Command {
     command
 }
 
-fn judged(output: &std::process::Output) -> io::Result<()> {
-    if output.status.success() {
+fn judged(status: ExitStatus, said: &[u8]) -> io::Result<()> {
+    if status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = String::from_utf8_lossy(said);
     let said = said.lines().last().unwrap_or_default();
     Err(io::Error::other(format!("{HELPER} failed: {}", said.escape_debug())))
 }
 
+/// What takes a mount out of the tree of files, for the starter: if it is one of ours.
+pub(crate) fn unmounting(path: &Path) -> io::Result<Command> {
+    match mounts::on(path)? {
+        Some(mount) if mount.is_ours() => Ok(detaching(path)),
+        _ => Err(Errno::INVAL.into()),
+    }
+}
+
 async fn detach(path: &Path) -> io::Result<()> {
-    let mut command = tokio::process::Command::from(detaching(path));
-    let output = timeout(HELP, command.output()).await;
-    judged(&output.map_err(|_| io::Error::from(Errno::TIMEDOUT))??)
+    let order = Order::Unmount { path: path.to_owned() };
+    let command = detaching(path);
+    let helping = tokio::task::spawn_blocking(move || {
+        let (mut stderr, theirs) = io::pipe()?;
+        let mut child = starter::start(order, None, theirs.into(), || command)?;
+        let mut said = Vec::new();
+        stderr.read_to_end(&mut said)?;
+        child.wait_unreaped();
+        judged(child.reap()?, &said)
+    });
+    let helped = timeout(HELP, helping).await.map_err(|_| io::Error::from(Errno::TIMEDOUT))?;
+    helped.map_err(io::Error::other)?
 }
 
 /// Looks at the place; may hang where something else does.
@@ -309,7 +332,8 @@ fn clear(path: &Path) -> Result<(), MountError> {
         return Err(MountError::Dead { path: there });
     }
     tracing::info!("clearing a dead mount on {}", there.display());
-    let cleared = detaching(&there).output().and_then(|output| judged(&output));
+    let cleared =
+        detaching(&there).output().and_then(|output| judged(output.status, &output.stderr));
     cleared.map_err(|error| {
         tracing::warn!("{error}");
         MountError::Dead { path: there }

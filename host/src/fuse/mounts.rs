@@ -4,7 +4,8 @@
 //! cannot hold up who reads it.
 
 use std::ffi::OsString;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Seek};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
@@ -32,7 +33,26 @@ impl Mount {
 
 /// The topmost mount on this path, which must be absolute and without links.
 pub(super) fn on(path: &Path) -> io::Result<Option<Mount>> {
-    Ok(find(&std::fs::read(FILE)?, path))
+    Table::open()?.on(path)
+}
+
+/// What is mounted, for who may open nothing any more.
+#[derive(Debug)]
+pub(super) struct Table(File);
+
+impl Table {
+    pub(super) fn open() -> io::Result<Self> {
+        File::open(FILE).map(Self)
+    }
+
+    /// The topmost mount on this path now.
+    pub(super) fn on(&self, path: &Path) -> io::Result<Option<Mount>> {
+        let mut table = Vec::new();
+        // Read from its beginning it is made anew.
+        (&self.0).rewind()?;
+        (&self.0).read_to_end(&mut table)?;
+        Ok(find(&table, path))
+    }
 }
 
 fn find(table: &[u8], path: &Path) -> Option<Mount> {

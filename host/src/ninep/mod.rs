@@ -55,7 +55,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
 pub use self::listener::{listen, listen_tcp};
-pub(crate) use self::peer::user as user_of;
+pub(crate) use self::peer::{prepare as prepare_users, user as user_of};
 #[cfg(test)]
 pub(crate) use self::table::TAGS_MAX;
 pub(crate) use self::table::{READS_MAX, WRITES_MAX};

@@ -4,18 +4,53 @@
 //! (proc_net_tcp(5)), each with its user. The other end's row is the one whose
 //! local address is what this end calls remote, and the other way round.
 
+use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use std::os::unix::fs::FileExt;
+use std::sync::LazyLock;
 
 use tokio::net::TcpStream;
 
 /// Where the sockets are listed. A connection to an IPv4 address may have been
 /// made by an IPv6 socket.
-const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
+static TABLES: LazyLock<[io::Result<Table>; 2]> =
+    LazyLock::new(|| ["/proc/net/tcp", "/proc/net/tcp6"].map(Table::open));
+/// Bytes of a list that are read at once.
+const CHUNK: usize = 64 << 10;
 /// The list is made while it is read, so that a row may be missed.
 const ATTEMPTS: usize = 3;
 /// A connection's state while both its ends are in use.
 const ESTABLISHED: &str = "01";
+
+/// A list of sockets. It is made whenever it is read from its beginning.
+#[derive(Debug)]
+struct Table(File);
+
+impl Table {
+    fn open(path: &str) -> io::Result<Self> {
+        File::open(path).map(Self)
+    }
+
+    fn read(&self) -> io::Result<String> {
+        let mut text = Vec::new();
+        loop {
+            let length = text.len();
+            text.resize(length + CHUNK, 0);
+            let read = self.0.read_at(&mut text[length..], length as u64);
+            text.truncate(length + *read.as_ref().unwrap_or(&0));
+            if read? == 0 {
+                return String::from_utf8(text).map_err(io::Error::other);
+            }
+        }
+    }
+}
+
+/// Opens the lists: later there may be no right to.
+pub(crate) fn prepare() {
+    LazyLock::force(&TABLES);
+}
 
 /// The user of the process that made this connection.
 pub(crate) async fn user(stream: &TcpStream) -> io::Result<u32> {
@@ -28,8 +63,12 @@ pub(crate) async fn user(stream: &TcpStream) -> io::Result<u32> {
 fn look_up(here: SocketAddr, there: SocketAddr) -> io::Result<u32> {
     let mut unreadable = None;
     for _ in 0..ATTEMPTS {
-        for table in TABLES {
-            match std::fs::read_to_string(table) {
+        for table in &*TABLES {
+            let read = match table {
+                Ok(table) => table.read(),
+                Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+            };
+            match read {
                 Ok(table) => {
                     if let Some(user) = user_in(&table, there, here) {
                         return Ok(user);

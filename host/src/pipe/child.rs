@@ -2,7 +2,8 @@
 //!
 //! It is started by the shell, for what a user writes is a command line, and stays
 //! in our process group: so it may ask for passwords on the terminal, and Ctrl-C
-//! reaches it; but one that is started again has no terminal to ask on. Its stderr is shown as it comes, and the last of it kept for errors.
+//! reaches it; but one that is started again has no terminal to ask on. Its stderr is
+//! shown as it comes, and the last of it kept for errors.
 //! When it is to end it is left alone for a while, since its stdin has ended; then
 //! told by SIGTERM; then killed; and so are the processes that it has started.
 //! Refuses to know what is said on its stdin and stdout.
@@ -11,7 +12,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -20,7 +21,8 @@ use tokio::time::timeout;
 
 use super::Login;
 use super::error::PipeError;
-use super::process::{LAST_WORDS, Pipes, Process};
+use super::process::{LAST_WORDS, Process};
+use crate::starter::Order;
 use crate::sys;
 
 /// What runs the command.
@@ -46,10 +48,12 @@ impl Child {
         command: &OsStr,
         login: Login,
     ) -> Result<(Self, ChildStdout, ChildStdin), PipeError> {
-        match Self::with(command, login, Stdio::piped(), Stdio::piped()).await? {
-            (child, (Some(stdin), Some(stdout))) => Ok((child, stdout, stdin)),
-            _ => Err(failed(io::Error::other("it has no pipes"))),
-        }
+        let (theirs, stdin) = io::pipe().map_err(failed)?;
+        let (stdout, theirs_too) = io::pipe().map_err(failed)?;
+        let child = Self::start_on(command, login, theirs.into(), theirs_too.into()).await?;
+        let stdin = ChildStdin::from_std(OwnedFd::from(stdin).into()).map_err(failed)?;
+        let stdout = ChildStdout::from_std(OwnedFd::from(stdout).into()).map_err(failed)?;
+        Ok((child, stdout, stdin))
     }
 
     /// Starts a command line with this stdin and stdout of ours.
@@ -59,25 +63,10 @@ impl Child {
         stdin: OwnedFd,
         stdout: OwnedFd,
     ) -> Result<Self, PipeError> {
-        Ok(Self::with(command, login, stdin.into(), stdout.into()).await?.0)
-    }
-
-    async fn with(
-        command: &OsStr,
-        login: Login,
-        stdin: Stdio,
-        stdout: Stdio,
-    ) -> Result<(Self, Pipes), PipeError> {
-        let mut shell = Command::new(SHELL);
-        shell.arg("-c").arg(command).stdin(stdin).stdout(stdout);
-        if !login.may_ask() {
-            // An ssh in it asks on the terminal, which it has no more then, or else by
-            // a window.
-            shell.env("SSH_ASKPASS_REQUIRE", "never");
-            sys::without_terminal(&mut shell);
-        }
-        let (process, pipes) = Process::start(shell, "command").await.map_err(failed)?;
-        Ok((Self { process }, pipes))
+        let order = Order::Pipe { login, dir: None };
+        let streams = Some((stdin, stdout));
+        let started = Process::start(order, streams, shell(command, login), "command").await;
+        Ok(Self { process: started.map_err(failed)? })
     }
 
     /// It has said this line elsewhere than on stderr.
@@ -150,6 +139,19 @@ impl Child {
             None => format!("{how}{hint}"),
         })
     }
+}
+
+/// What runs a command line.
+pub(crate) fn shell(command: &OsStr, login: Login) -> Command {
+    let mut shell = Command::new(SHELL);
+    shell.arg("-c").arg(command);
+    if !login.may_ask() {
+        // An ssh in it asks on the terminal, which it has no more then, or else by a
+        // window.
+        shell.env("SSH_ASKPASS_REQUIRE", "never");
+        sys::without_terminal(&mut shell);
+    }
+    shell
 }
 
 fn failed(error: io::Error) -> PipeError {

@@ -19,6 +19,8 @@ mod process;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub(crate) use self::child::shell;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -6,19 +6,21 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{self, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
+use tokio::process::ChildStderr;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::starter::{self, Order};
 use crate::sys;
 
 /// How much of its words is kept.
@@ -81,17 +83,17 @@ impl Words {
 /// The process, as its own thread and we see it.
 #[derive(Debug)]
 struct Shared {
-    /// `None` once reaped; until then the number is surely its own.
-    child: Mutex<Option<(process::Child, Pid)>>,
+    /// Its number; `None` once it is to be reaped; until then it is surely its own.
+    pid: Mutex<Option<Pid>>,
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Option<(process::Child, Pid)>> {
-        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Pid>> {
+        self.pid.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn signal(&self, signal: Signal) {
-        if let Some((_, pid)) = *self.lock() {
+        if let Some(pid) = *self.lock() {
             let _ = rustix::process::kill_process(pid, signal);
         }
     }
@@ -116,34 +118,37 @@ pub(super) struct Process {
     stderr: JoinHandle<()>,
 }
 
-/// Its standard input and output, where they are pipes.
-pub(super) type Pipes = (Option<ChildStdin>, Option<ChildStdout>);
-
 impl Process {
-    /// Starts it, in a thread of this name. Its stderr is for us.
-    pub(super) async fn start(mut command: Command, name: &str) -> io::Result<(Self, Pipes)> {
+    /// Starts what is ordered, with this standard input and output if it is to have
+    /// any, in a thread of this name. Its stderr is for us. `command` is what does it
+    /// where there is no starter.
+    pub(super) async fn start(
+        order: Order,
+        streams: Option<(OwnedFd, OwnedFd)>,
+        command: Command,
+        name: &str,
+    ) -> io::Result<Self> {
         sys::raise_file_limit();
-        command.stderr(Stdio::piped());
+        let (stderr, theirs) = io::pipe()?;
+        let stderr = ChildStderr::from_std(OwnedFd::from(stderr).into())?;
         let (started, start) = oneshot::channel();
         let (ended, exit) = watch::channel(None);
         // It is to end when the thread that started it ends: so this one stays as
         // long as it does.
         let thread = std::thread::Builder::new().name(name.to_owned());
-        thread.spawn(move || run(command, started, &ended))?;
-        let start = start.await.map_err(|_| io::Error::other("its thread ended"))?;
-        let Started { shared, stdin, stdout, stderr } = start?;
-        let stdin = stdin.map(ChildStdin::from_std).transpose()?;
-        let stdout = stdout.map(ChildStdout::from_std).transpose()?;
-        let stderr = ChildStderr::from_std(stderr)?;
+        thread.spawn(move || {
+            run(|| starter::start(order, streams, theirs.into(), || command), started, &ended);
+        })?;
+        let shared = start.await.map_err(|_| io::Error::other("its thread ended"))??;
         let words = Arc::new(Words::default());
         let stderr = tokio::spawn(listen(stderr, Arc::clone(&words)));
-        Ok((Self { shared, exit, words, stderr }, (stdin, stdout)))
+        Ok(Self { shared, exit, words, stderr })
     }
 
     /// Its number, as long as it has it.
     #[cfg(test)]
     pub(super) fn pid(&self) -> Option<Pid> {
-        self.shared.lock().as_ref().map(|(_, pid)| *pid)
+        *self.shared.lock()
     }
 
     pub(super) fn signal(&self, signal: Signal) {
@@ -158,8 +163,8 @@ impl Process {
     /// Those that it has started, and that they have.
     pub(super) fn descendants(&self) -> Vec<sys::Process> {
         // Held, so that its number stays its own.
-        let child = self.shared.lock();
-        child.as_ref().map(|(_, pid)| sys::descendants(*pid)).unwrap_or_default()
+        let pid = self.shared.lock();
+        pid.map(starter::descendants).unwrap_or_default()
     }
 
     pub(super) fn words(&self) -> &Words {
@@ -219,45 +224,28 @@ impl Drop for Process {
     }
 }
 
-/// What a process is begun with.
-struct Started {
-    shared: Arc<Shared>,
-    stdin: Option<process::ChildStdin>,
-    stdout: Option<process::ChildStdout>,
-    stderr: process::ChildStderr,
-}
-
 /// Runs it to its end, in a thread of its own.
 fn run(
-    mut command: Command,
-    started: oneshot::Sender<io::Result<Started>>,
+    start: impl FnOnce() -> io::Result<starter::Child>,
+    started: oneshot::Sender<io::Result<Arc<Shared>>>,
     ended: &watch::Sender<Option<ExitStatus>>,
 ) {
-    let child = sys::spawn_tied(&mut command);
-    // It holds what the child was given, and so would keep it open.
-    drop(command);
-    let mut child = match child {
+    let mut child = match start() {
         Ok(child) => child,
         Err(error) => {
             let _ = started.send(Err(error));
             return;
         }
     };
-    let pid = Pid::from_child(&child);
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let shared = Arc::new(Shared { child: Mutex::new(Some((child, pid))) });
-    let told = started.send(match stderr {
-        Some(stderr) => Ok(Started { shared: Arc::clone(&shared), stdin, stdout, stderr }),
-        None => Err(io::Error::other("no stderr")),
-    });
-    if told.is_err() {
+    let shared = Arc::new(Shared { pid: Mutex::new(Some(child.pid())) });
+    if started.send(Ok(Arc::clone(&shared))).is_err() {
         // Whoever started it is gone already.
         shared.signal(Signal::KILL);
     }
-    sys::wait_unreaped(pid);
-    let reaped = shared.lock().take().and_then(|(mut child, _)| child.wait().ok());
+    child.wait_unreaped();
+    shared.lock().take();
     // Without a status it is an end all the same.
-    let _ = ended.send(Some(reaped.unwrap_or_default()));
+    let _ = ended.send(Some(child.reap().unwrap_or_default()));
 }
 
 /// Keeps what it says, and shows it to the user.

@@ -7,7 +7,9 @@
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
+use std::path::Path;
 use std::pin::Pin;
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
@@ -19,8 +21,9 @@ use crate::args;
 use crate::driver::Driver;
 use crate::notice::notice;
 use crate::pipe::error::PipeError;
-use crate::pipe::{Link, Login, bare, loopback, openssh, plan9};
+use crate::pipe::{self, Link, Login, bare, loopback, openssh, plan9};
 use crate::reconnect::{Standing, Waits};
+use crate::rights::Part;
 use crate::signals::Signals;
 
 /// How long the far side may take to agree to the end of all conversations.
@@ -50,10 +53,15 @@ pub(super) struct Way {
 }
 
 impl Way {
+    /// As the command line has it.
+    pub(super) fn of(options: &args::Serve) -> Self {
+        Self { pipe: options.pipe.clone(), keepalive: options.lasting.keepalive() }
+    }
+
     /// What it leads to.
     pub(super) fn name(&self) -> String {
         match &self.pipe {
-            args::Pipe::Openssh { far, .. } => far.host().display().to_string(),
+            args::Pipe::Openssh(ssh) => ssh.far.host().display().to_string(),
             args::Pipe::Bare(peer) => peer.to_string(),
             args::Pipe::Plan9(command) => bare::Peer::Command(command.clone()).to_string(),
             args::Pipe::Loopback => "this machine".to_owned(),
@@ -63,14 +71,8 @@ impl Way {
     /// Starts a pipe.
     pub(super) async fn start(&self, login: Login) -> Result<Started, PipeError> {
         let pipe: Box<dyn FnOnce(Link) -> Running + Send> = match self.pipe.clone() {
-            args::Pipe::Openssh { far, caller_address, connections, by_descriptor } => {
-                let mut options = openssh::Options::new(far.destination);
-                options.options = far.options;
-                options.caller_address = caller_address;
-                options.by_descriptor = by_descriptor;
-                options.connections = connections;
-                options.keepalive = self.keepalive;
-                let pipe = openssh::start(options, login).await?;
+            args::Pipe::Openssh(ssh) => {
+                let pipe = openssh::start(self.options(ssh), login).await?;
                 Box::new(|link| Box::pin(pipe.run(link)))
             }
             args::Pipe::Bare(peer) => {
@@ -84,6 +86,37 @@ impl Way {
             args::Pipe::Loopback => Box::new(|link| Box::pin(loopback::run(link))),
         };
         Ok(Started { pipe })
+    }
+
+    fn options(&self, ssh: args::Openssh) -> openssh::Options {
+        let mut options = openssh::Options::new(ssh.far.destination);
+        options.options = ssh.far.options;
+        options.caller_address = ssh.caller_address;
+        options.by_descriptor = ssh.by_descriptor;
+        options.connections = ssh.connections;
+        options.keepalive = self.keepalive;
+        options
+    }
+
+    /// What starts the program that the pipe leads through, for the starter.
+    pub(super) fn command(&self, login: Login, dir: Option<&Path>) -> io::Result<Command> {
+        match (&self.pipe, dir) {
+            (args::Pipe::Openssh(ssh), Some(dir)) => {
+                openssh::command(&self.options(ssh.clone()), login, dir)
+            }
+            (args::Pipe::Bare(bare::Peer::Command(command)) | args::Pipe::Plan9(command), None) => {
+                Ok(pipe::shell(command, login))
+            }
+            _ => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    /// What this process is when the pipe is up.
+    pub(super) fn part(&self) -> Part {
+        match self.pipe {
+            args::Pipe::Loopback => Part::FarSide,
+            _ => Part::Carrier,
+        }
     }
 }
 

@@ -44,6 +44,7 @@ mod input;
 mod reconnect;
 mod record;
 mod refused;
+mod rights;
 mod scale;
 mod soak;
 mod socks;

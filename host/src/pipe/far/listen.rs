@@ -10,7 +10,6 @@ use std::ffi::OsStr;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +21,7 @@ use tokio::task::JoinSet;
 
 use super::permit::Permit;
 use super::{Shared, Socket, words};
+use crate::sys;
 
 /// Addresses and paths listened at, at a time.
 const LISTENERS: usize = 16 << 10;
@@ -131,9 +131,10 @@ async fn listen(shared: &Arc<Shared>, place: Place) -> io::Result<(Place, Vec<u8
         }
         Place::Unix(name) => {
             let path = path(&name)?.to_owned();
-            let socket = UnixListener::bind(&path)?;
+            let socket = sys::listen_privately(&path)?;
             let file = Bound(path);
-            std::fs::set_permissions(&file.0, std::fs::Permissions::from_mode(0o600))?;
+            socket.set_nonblocking(true)?;
+            let socket = UnixListener::from_std(socket)?;
             tasks.spawn(take_unix(Arc::clone(shared), socket, file, name.clone()));
             Ok((Place::Unix(name), Vec::new(), tasks))
         }

@@ -27,7 +27,6 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -42,6 +41,7 @@ use super::route::ConnectionId;
 use super::traffic::{Shared, Tasks, attach};
 use crate::pipe::error::PipeError;
 use crate::pipe::far::Far;
+use crate::sys;
 use crate::warnings::NEAR;
 
 /// Requests that wait for their turn; the ones past it are refused in theirs.
@@ -440,9 +440,9 @@ struct Bound {
 
 impl Bound {
     fn new(path: PathBuf) -> io::Result<Self> {
-        let bound = Self { socket: UnixListener::bind(&path)?, path };
-        std::fs::set_permissions(&bound.path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(bound)
+        let socket = sys::listen_privately(&path)?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket: UnixListener::from_std(socket)?, path })
     }
 }
 

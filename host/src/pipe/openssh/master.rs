@@ -7,7 +7,8 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
-use std::io::{self, Read};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use super::mux::{Control, MuxError};
 use crate::pipe::Login;
 use crate::pipe::error::PipeError;
 use crate::pipe::process::Process;
+use crate::starter::Order;
 
 /// ssh binds the path with a dot and 16 random letters behind it, and a socket
 /// address holds 108 bytes with the zero at the end.
@@ -88,9 +90,8 @@ impl PrivateDir {
 
     /// Makes a directory of a name that nobody can foresee.
     fn unused(parent: &Path, prefix: &str) -> io::Result<Self> {
-        let mut random = [0; 8];
-        fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
-        let path = parent.join(format!("{prefix}{:016x}", u64::from_ne_bytes(random)));
+        let random = RandomState::new().hash_one(());
+        let path = parent.join(format!("{prefix}{random:016x}"));
         fit(&path)?;
         // Fails where there is anything of that name.
         DirBuilder::new().mode(0o700).create(&path)?;
@@ -161,6 +162,31 @@ fn alive(keepalive: Duration) -> [String; 4] {
     ]
 }
 
+/// What starts a master with its socket in this directory.
+fn command(options: &Options, login: Login, dir: &Path) -> Command {
+    let mut command = Command::new(&options.program);
+    command
+        .arg("-M")
+        .arg("-S")
+        .arg(control(dir))
+        // Of an option given twice, ssh takes the first.
+        .args(if login.may_ask() { &[] } else { UNATTENDED })
+        .args(FIXED)
+        .args(alive(options.keepalive))
+        .args(&options.options)
+        .args([OsStr::new("--"), &options.destination])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    command
+}
+
+/// The same in the starter: if ssh can have its socket there, and it is ours alone.
+pub(super) fn ordered(options: &Options, login: Login, dir: &Path) -> io::Result<Command> {
+    private(dir)?;
+    fit(dir)?;
+    Ok(command(options, login, dir))
+}
+
 /// A master that is ready: with one connection in proxy mode, if dials are to go
 /// there, and one for requests.
 #[derive(Debug)]
@@ -216,21 +242,10 @@ impl Master {
     }
 
     async fn spawn(options: &Options, login: Login, dir: PrivateDir) -> Result<Self, PipeError> {
-        let mut command = Command::new(&options.program);
-        command
-            .arg("-M")
-            .arg("-S")
-            .arg(dir.control())
-            // Of an option given twice, ssh takes the first.
-            .args(if login.may_ask() { &[] } else { UNATTENDED })
-            .args(FIXED)
-            .args(alive(options.keepalive))
-            .args(&options.options)
-            .args([OsStr::new("--"), &options.destination])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
-        match Process::start(command, "ssh").await {
-            Ok((process, _)) => Ok(Self { process, dir }),
+        let order = Order::Pipe { login, dir: Some(dir.path().to_owned()) };
+        let command = command(options, login, dir.path());
+        match Process::start(order, None, command, "ssh").await {
+            Ok(process) => Ok(Self { process, dir }),
             Err(error) => Err(PipeError::Run { program: options.program.clone(), error }),
         }
     }

@@ -34,7 +34,9 @@ mod tests;
 mod traffic;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,6 +93,11 @@ impl Options {
             keepalive: Duration::from_secs(60),
         }
     }
+}
+
+/// What starts ssh with its socket in this directory, for the starter.
+pub(crate) fn command(options: &Options, login: Login, dir: &Path) -> io::Result<Command> {
+    master::ordered(options, login, dir)
 }
 
 /// A pipe that is ready.
