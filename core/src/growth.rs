@@ -470,8 +470,9 @@ mod tests {
             for member in &mut members {
                 path.count(member, 128 * KIB, 4 * PERIOD);
             }
+            path.count(&mut members[0], 1, 6 * PERIOD - 1);
             assert_eq!(path.base(), forty);
-            path.count(&mut members[0], 1, 6 * PERIOD);
+            path.count(&mut members[0], 1, 8 * PERIOD - 1);
             assert_eq!(path.base(), 2 * MIB);
         }
     }

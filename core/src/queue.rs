@@ -107,13 +107,17 @@ mod tests {
     /// It would only have to be made again.
     #[test]
     fn a_queue_in_use_keeps_its_memory() {
-        for (room, used) in [(64, 16), (64, 64), (SPARE, 0), (SPARE, 8)] {
+        for (room, used) in [(64, 16), (64, 40), (SPARE, 0), (SPARE, 8)] {
             let mut queue: VecDeque<u32> = VecDeque::with_capacity(room);
             queue.extend(0..used);
             let before = queue.capacity();
             trim(&mut queue);
             assert_eq!(queue.capacity(), before, "{used} of {room}");
         }
+        // Of one that is not, half is given back and no more.
+        let mut queue: VecDeque<u32> = VecDeque::with_capacity(64);
+        trim(&mut queue);
+        assert_eq!(queue.capacity(), 32);
     }
 
     #[test]
