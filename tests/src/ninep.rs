@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -92,6 +92,8 @@ struct Inner {
     dialect: Dialect,
     fids: AtomicU32,
     root: u32,
+    /// Whether the server may end before it has answered.
+    mortal: Arc<AtomicBool>,
 }
 
 /// A request that was sent.
@@ -100,6 +102,7 @@ pub struct Pending {
     what: String,
     reply: Receiver<Frame>,
     dialect: Dialect,
+    mortal: Arc<AtomicBool>,
 }
 
 /// Builds what follows a tag.
@@ -197,6 +200,7 @@ impl Client {
             dialect,
             fids: AtomicU32::new(1),
             root: 0,
+            mortal: Arc::default(),
             stream: stream.try_clone().expect("a socket"),
         };
         thread::spawn(move || deliver(stream, &waiting));
@@ -213,6 +217,11 @@ impl Client {
     pub fn hang_up(&self) {
         // It may have ended already.
         let _ = self.inner.stream.shutdown(std::net::Shutdown::Both);
+    }
+
+    /// Its server is to be killed: what waits for an answer then fails.
+    pub fn server_is_mortal(&self) {
+        self.inner.mortal.store(true, Ordering::Relaxed);
     }
 
     /// The dialect that it speaks.
@@ -238,7 +247,8 @@ impl Client {
         };
         // A connection that is gone is noticed by who waits.
         let _ = self.inner.writer.lock().expect("no panic").write_all(&frame(kind, tag, body));
-        Pending { tag, what: what.to_owned(), reply, dialect: self.inner.dialect }
+        let mortal = Arc::clone(&self.inner.mortal);
+        Pending { tag, what: what.to_owned(), reply, dialect: self.inner.dialect, mortal }
     }
 
     fn fid(&self) -> u32 {
@@ -459,6 +469,10 @@ impl Pending {
             Ok((_, body)) => Some(Ok(body)),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => {
+                if self.mortal.load(Ordering::Relaxed) {
+                    let text = Some("the server is gone".to_owned());
+                    return Some(Err(NineError { text, errno: None }));
+                }
                 panic!("{}: the connection ended before the reply", self.what)
             }
         }

@@ -1,5 +1,5 @@
 //! Whatever there is to kill is killed, at random moments and under load: ssh, sshd,
-//! its sessions, the path between them, a 9P client.
+//! its sessions, the path between them, a 9P client; the component, and the program.
 //!
 //! Every request ends, and ends once (the client of these tests panics at a second
 //! reply); what a reader got is the beginning of what was sent, byte for byte, and so
@@ -375,4 +375,112 @@ fn whatever_is_killed_under_load_every_request_ends_and_the_service_is_back() {
     assert!(!mounts.contains(&mounted), "the mount is left");
     let sshd = world.sshd.as_ref().expect("there is one");
     until("sshd's sessions end", || sshd.sessions().is_empty());
+}
+
+/// How the program dies of itself.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Death {
+    /// Its component traps: it wants more memory than it may have.
+    Component,
+    /// It is killed.
+    Killed,
+}
+
+/// What the component may have, in MiB: enough for those who read.
+const MEMORY: &str = "8";
+
+/// Has the component hold all that it may for a far service that reads nothing, and
+/// for that more than it may have.
+fn stuff(world: &World, deaf: &Service) {
+    let client = Client::connect(&world.socket(), Dialect::Plan9);
+    let mut held = Vec::new();
+    while !world.said().contains("the core failed") {
+        let Ok((_, ctl, data)) = client.dial(&deaf.address()) else { break };
+        let writes: Vec<_> = (0..40).map(|_| data.write(&[7; 120 << 10])).collect();
+        held.push((ctl, data, writes));
+        assert!(held.len() < 100, "it has all the memory that it wants");
+    }
+    for (ctl, data, writes) in held {
+        for write in writes {
+            let _ = write.wait_for(ANSWERED).expect("a write is answered");
+        }
+        std::mem::forget((ctl, data));
+    }
+}
+
+/// Nothing but the mount of one that was killed is left, and that goes with the next.
+#[test]
+fn whenever_the_program_dies_under_load_every_request_ends_and_the_next_one_serves() {
+    let (rounds, seed) =
+        (number("SSHNET_FAULT_ROUNDS", ROUNDS) / 5, number("SSHNET_FAULT_SEED", 20_261_127));
+    let mountpoint = private_directory();
+    let mounted = mountpoint.path().to_str().expect("it is UTF-8").to_owned();
+    let is_mounted = || std::fs::read_to_string("/proc/mounts").expect("Linux").contains(&mounted);
+    let there = |pid: &u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+        status.is_ok_and(|status| !status.contains("State:\tZ"))
+    };
+    let wrong = Wrong::default();
+    let (echo, far) = (Service::echo(), far_end(&wrong));
+    let deaf = Service::new(|stream| {
+        thread::sleep(ANSWERED);
+        drop(stream);
+    });
+    let mut sshd = Some(Sshd::start(&[]));
+    for round in 0..=rounds {
+        let mut world = World::with_sshd(
+            sshd.take().expect("it came back"),
+            &["-m", &mounted, "--prefix", "/net", "--core-memory", MEMORY],
+        );
+        is_back(&world, &echo);
+        let workers: Vec<Arc<Worker>> = (0..WORKERS).map(|_| Arc::default()).collect();
+        let threads: Vec<_> = workers
+            .iter()
+            .zip(0..)
+            .map(|(worker, number)| {
+                let (worker, socket, address) = (Arc::clone(worker), world.socket(), far.address());
+                let number = round * WORKERS as u64 + number;
+                thread::spawn(move || {
+                    let client = Client::connect(&socket, Dialect::Linux);
+                    client.server_is_mortal();
+                    let (_, ctl, data) = client.dial(&address).expect("it answers");
+                    worker.converse(&client, &ctl, &data, number);
+                    // They are gone with the service.
+                    std::mem::forget((ctl, data));
+                })
+            })
+            .collect();
+        until("everybody works", || workers.iter().all(|w| w.moved.load(Ordering::Relaxed) > 0));
+        let mut random = Prng::new(seed.wrapping_add(round));
+        thread::sleep(Duration::from_millis(random.below(300)));
+        let children = children_of(world.pid());
+        assert!(!children.is_empty(), "{}", world.story());
+        // The last one ends as it should.
+        let death = (round < rounds).then(|| random.pick(&[Death::Component, Death::Killed]));
+        println!("round {round}: {death:?}");
+        match death {
+            Some(Death::Component) => stuff(&world, &deaf),
+            Some(Death::Killed) => signal(world.pid(), "KILL"),
+            None => signal(world.pid(), "TERM"),
+        }
+        let status = world.wait(Duration::from_secs(10));
+        for thread in threads {
+            thread.join().expect("a worker saw nothing that may not be");
+        }
+        assert!(wrong.lock().expect("no panic").is_empty(), "{wrong:?}");
+        until("no process is left", || !children.iter().any(there));
+        if death == Some(Death::Killed) {
+            assert_eq!(status.code(), None);
+        } else {
+            let code = i32::from(death.is_some());
+            assert_eq!(status.code(), Some(code), "{}", world.story());
+            assert_eq!(world.said().contains("the core failed: it wanted"), death.is_some());
+            let left = files_below(world.runtime());
+            assert!(left.is_empty(), "{left:?} are left");
+            assert!(!is_mounted(), "the mount is left");
+        }
+        let there = world.sshd.as_ref().expect("there is one");
+        until("sshd's sessions end", || there.sessions().is_empty());
+        sshd = world.sshd.take();
+    }
 }
