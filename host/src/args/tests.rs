@@ -106,7 +106,11 @@ fn our_options_are_read() {
     let serve = served("--pipe loopback -s name");
     assert_eq!((serve.pipe, serve.service), (Pipe::Loopback, "name".into()));
     assert_eq!(served("--pipe=loopback").service, "loopback");
-    assert!(matches!(served("--pipe openssh host").pipe, Pipe::Openssh(_)));
+    for (line, by_descriptor) in [("--pipe openssh host", false), ("--pipe openssh-fd host", true)]
+    {
+        let Pipe::Openssh(ssh) = served(line).pipe else { panic!("{line}") };
+        assert_eq!(ssh.by_descriptor, by_descriptor, "{line}");
+    }
 }
 
 #[test]

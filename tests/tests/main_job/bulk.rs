@@ -13,7 +13,6 @@ on_each_pipe!(
     moves_64_mib_each_way_in_9p2000_l,
     two_hundred_conversations_at_once,
 );
-on_pipe!(openssh_fd, OpensshFd: moves_64_mib_each_way_in_9p2000, moves_64_mib_each_way_in_9p2000_u, moves_64_mib_each_way_in_9p2000_l, two_hundred_conversations_at_once,);
 
 fn moves_64_mib_each_way_in_9p2000(kind: Kind) {
     moves_64_mib_each_way(kind, Dialect::Plan9);

