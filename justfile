@@ -38,6 +38,11 @@ component-with-names:
 reproducible:
     scripts/reproducible
 
+# Make a static sshnet-host and a Debian package, and try both: target/dist. Takes ten
+# minutes the first time.
+release:
+    scripts/release
+
 # Install sshnet-host into ~/.cargo/bin.
 install:
     scripts/setup build
