@@ -6,20 +6,22 @@ The command's stdin and stdout are the pipe to the far side: PuTTY's bare
 ssh-connection, as `psusan` and `ssh HOST psusan` speak it. What comes on stdin goes
 out; what comes back until the far end of it goes to stdout.
 
-There is no thread: what is on the way has a bound (the windows), so the pipe is read
-whenever there is nothing to send. wasmtime-py has no generated types; records are
+One thread reads the pipe, so that who writes on it waits for nobody; what it has read
+has a bound (the windows). wasmtime-py has no generated types; records are
 objects with the names of the WIT package, variants have a `tag` and a `payload`.
 """
 
 import subprocess
 import sys
 import time
-from selectors import EVENT_READ, DefaultSelector
+from queue import Empty, SimpleQueue
+from threading import Thread
 
 from wasmtime import Engine, Store
 from wasmtime.component import Component, Linker, Record
 
 GREETING = b"SSHCONNECTION@putty.projects.tartarus.org-2.0-"
+LONGEST = 1 << 18  # a longer message is none: OpenSSH sends no longer packet
 
 
 def record(**fields):
@@ -60,6 +62,8 @@ class Session:
         if not greeting.startswith(GREETING):
             raise ConnectionError(f"that is no bare ssh-connection: {greeting!r}")
         self.started, self.wake, self.outcomes, self.requests = time.monotonic(), None, {}, 0
+        self.messages = SimpleQueue()
+        Thread(target=self.listen, daemon=True).start()
         self.event("pipe-up")
 
     def line(self):
@@ -76,6 +80,17 @@ class Session:
                 raise ConnectionError("the pipe ended")
             data += piece
         return data
+
+    def listen(self):
+        """Puts each message into the queue, and at last why there are no more."""
+        try:
+            while True:
+                length = int.from_bytes(self.exactly(4), "big")
+                if length > LONGEST:
+                    raise ConnectionError(f"the far side sends a message of {length} bytes")
+                self.messages.put(self.exactly(length))
+        except OSError as why:
+            self.messages.put(why)
 
     def event(self, name, *arguments):
         """Something happened: performs the effects."""
@@ -98,29 +113,57 @@ class Session:
 
     def request(self, name, *arguments):
         """Makes a request, and waits for its end."""
+        return self.wait(self.start(name, *arguments))[1]
+
+    def start(self, name, *arguments):
+        """Makes a request: answers its number."""
         self.requests += 1
-        request = self.requests
-        self.event(name, request, *arguments)
-        with DefaultSelector() as pipe:
-            pipe.register(self.child.stdout, EVENT_READ)
-            while request not in self.outcomes:
-                now = int((time.monotonic() - self.started) * 1e6)
-                if self.wake is not None and self.wake <= now:
-                    self.wake = None
-                self.event("advance", now)
-                wait = None if self.wake is None else max(self.wake - now, 0) / 1e6
-                if pipe.select(wait):
-                    length = int.from_bytes(self.exactly(4), "big")
-                    self.event("receive", self.exactly(length))
-        outcome = self.outcomes.pop(request)
+        self.event(name, self.requests, *arguments)
+        return self.requests
+
+    def wait(self, *requests):
+        """Waits until one of them ends: answers which, and what it has."""
+        while not (ended := [request for request in requests if request in self.outcomes]):
+            now = int((time.monotonic() - self.started) * 1e6)
+            if self.wake is not None and self.wake <= now:
+                self.wake = None
+            self.event("advance", now)
+            wait = None if self.wake is None else max(self.wake - now, 0) / 1e6
+            try:
+                message = self.messages.get(timeout=wait)
+            except Empty:
+                continue
+            if isinstance(message, OSError):
+                raise message
+            self.event("receive", message)
+        outcome = self.outcomes.pop(ended[0])
         # A result is lifted bare where its two types differ, as these do.
         if hasattr(outcome, "code"):
             raise OSError(f"{outcome.code}: {outcome.message}")
-        return outcome.payload
+        return ended[0], outcome.payload
 
     def close(self):
         self.child.stdin.close()
         self.child.wait()
+
+
+def copy(session, client):
+    """Both ways at once: who echoes takes no more while nobody takes from it."""
+    reading, writing, more = session.start("read", client, 65536), None, True
+    while reading or writing or more:
+        if more and not writing:
+            if more := sys.stdin.buffer.read1(32768):
+                writing = session.start("write", client, more)
+            else:
+                writing = session.start("control", client, b"closewrite")
+        request, answer = session.wait(*filter(None, (writing, reading)))
+        if request == writing:
+            writing = None
+        elif answer:
+            sys.stdout.buffer.write(answer)
+            reading = session.start("read", client, 65536)
+        else:
+            reading = None
 
 
 def main():
@@ -128,11 +171,7 @@ def main():
     session = Session(core, command)
     client = session.request("clone", "tcp")
     session.request("control", client, f"connect {address}".encode())
-    while data := sys.stdin.buffer.read1(32768):
-        session.request("write", client, data)
-    session.request("control", client, b"closewrite")
-    while data := session.request("read", client, 65536):
-        sys.stdout.buffer.write(data)
+    copy(session, client)
     session.close()
 
 
