@@ -9,6 +9,10 @@ use sshnet_host::notice::{failure, notice};
 use sshnet_host::starter::{self, Split};
 use sshnet_host::{commands, peer, runtime, serve, sys, systemd};
 
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// How long what still runs at the end has to end by itself.
 const GRACE: Duration = Duration::from_millis(100);
 
