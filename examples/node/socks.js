@@ -12,6 +12,8 @@ import { spawn } from 'node:child_process';
 import { createServer } from 'node:net';
 import { engine } from './core/core.js';
 
+// Bytes of a frame: what OpenSSH takes for a packet.
+const LONGEST = 256 << 10;
 const GREETING = 'SSHCONNECTION@putty.projects.tartarus.org-2.0-';
 const [port, program, ...words] = process.argv.slice(2);
 if (program === undefined) {
@@ -100,6 +102,7 @@ child.stdout.on('data', (piece) => {
     event((s) => s.advance(now()));
     event((s) => s.receive(message));
   }
+  if (have.length >= 4 && have.readUInt32BE() > LONGEST) end('the pipe has a frame that is too long');
 });
 child.on('exit', () => end('the pipe ended'));
 child.stdin.on('error', (error) => end(error.message));

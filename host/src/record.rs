@@ -40,7 +40,11 @@ impl Recording {
     /// already is not touched, nor is what a link leads to: O_EXCL follows none.
     pub fn create(path: &Path, config: &Config) -> io::Result<Self> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(head(config).as_bytes())?;
+        if let Err(error) = file.write_all(head(config).as_bytes()) {
+            // Or it would be in the way of the next.
+            let _ = std::fs::remove_file(path);
+            return Err(error);
+        }
         Ok(Self { file: Some(file) })
     }
 
@@ -210,5 +214,15 @@ mod tests {
             let effects = engine.clone_client(request, Protocol::Tcp).expect("it answers");
             assert_eq!(effects.len(), 1);
         }
+    }
+
+    /// Nor tries to write again, and warn again, at each call.
+    #[test]
+    fn a_recording_that_cannot_be_written_on_has_ended() {
+        let full = OpenOptions::new().write(true).open("/dev/full").expect("it is there");
+        let mut recording = Recording { file: Some(full) };
+        recording.call("clone", &[&1_u64]);
+        assert!(recording.file.is_none());
+        recording.call("clone", &[&2_u64]);
     }
 }

@@ -27,6 +27,9 @@ use self::core::exports::sshnet::core::types::{ClientId, Config, Effect, Protoco
 
 type Failure = Box<dyn Error>;
 
+/// Bytes of a frame: what OpenSSH takes for a packet.
+const LONGEST: usize = 256 << 10;
+
 // Names of requests: there is one of each at a time.
 const CLONE: u64 = 0;
 const DIAL: u64 = 1;
@@ -38,7 +41,8 @@ const END: u64 = 4;
 enum Event {
     /// A message came on the pipe.
     Message(Vec<u8>),
-    PipeEnd,
+    /// There is no more of them, and why.
+    PipeEnd(io::Error),
     /// Bytes came on stdin; none are its end. The next come when these are sent.
     Input(Vec<u8>),
 }
@@ -178,7 +182,7 @@ fn main() -> Result<(), Failure> {
             Event::Message(message) => host.call(|core, store, s| {
                 core.sshnet_core_engine().session().call_receive(store, s, &message)
             })?,
-            Event::PipeEnd => return Err("the pipe ended".into()),
+            Event::PipeEnd(why) => return Err(format!("the pipe ended: {why}").into()),
             Event::Input(bytes) if bytes.is_empty() => host.control(END, id, "closewrite")?,
             Event::Input(bytes) => host.call(|core, store, s| {
                 core.sshnet_core_engine().session().call_write(store, s, WRITE, id, &bytes)
@@ -209,16 +213,25 @@ fn listen(from: &mut impl Read, sender: &Sender<Event>) {
     let mut next = || -> io::Result<Vec<u8>> {
         let mut length = [0; 4];
         from.read_exact(&mut length)?;
-        let mut message = vec![0; (u32::from_be_bytes(length) as usize).min(1 << 18)];
+        let length = u32::from_be_bytes(length) as usize;
+        if length > LONGEST {
+            return Err(io::Error::other(format!("a frame of {length} bytes")));
+        }
+        let mut message = vec![0; length];
         from.read_exact(&mut message)?;
         Ok(message)
     };
-    while let Ok(message) = next() {
-        if sender.send(Event::Message(message)).is_err() {
-            return;
+    let why = loop {
+        match next() {
+            Ok(message) => {
+                if sender.send(Event::Message(message)).is_err() {
+                    return;
+                }
+            }
+            Err(error) => break error,
         }
-    }
-    drop(sender.send(Event::PipeEnd));
+    };
+    drop(sender.send(Event::PipeEnd(why)));
 }
 
 /// Tells of what is typed, a piece whenever there may be one.

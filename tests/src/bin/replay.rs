@@ -3,15 +3,28 @@
 //! answer otherwise.
 
 use std::error::Error;
+use std::process::ExitCode;
 
 use sshnet_core::Session;
 use sshnet_tests::replay::Recording;
 use sshnet_tests::sim::oracle::Machine;
 use sshnet_tests::subject::component::Component;
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match replay() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("replay: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn replay() -> Result<(), Box<dyn Error>> {
     let file = std::env::args_os().nth(1).ok_or("usage: replay FILE")?;
-    let recording = Recording::parse(&std::fs::read_to_string(file)?)?;
+    let text = std::fs::read_to_string(&file);
+    let text = text.map_err(|error| format!("{}: {error}", file.display()))?;
+    let recording = Recording::parse(&text)?;
     println!("{} calls", recording.calls.len());
     if let Some(call) = &recording.cut {
         println!("and one without an answer: {:.160}", call.to_string());
