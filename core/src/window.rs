@@ -253,3 +253,33 @@ impl ReceiveWindow {
         self.open.saturating_add(self.unread)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Limits;
+
+    const KIB: u32 = 1 << 10;
+    const PACKET: u32 = 32 * KIB;
+
+    /// What was consumed and is not granted yet counts for the next grant, once.
+    #[test]
+    fn what_a_grant_leaves_of_what_was_earned_is_for_the_next() {
+        let path = Path::new(&Limits { window: 1 << 20, ..Limits::default() });
+        let mut pool = Budget::new(2 << 20, 1, PACKET);
+        let mut window = ReceiveWindow::new(&path, &mut pool);
+        let opened = window.open();
+        assert!(opened < 200 * KIB, "a new one gets a part: {opened}");
+        // As if it had consumed a burst; it may have less.
+        let first = window.grant(PACKET, &path, &mut pool).expect("there is more for it");
+        let left = BURST - first;
+        assert!(left > 0 && left < 100 * KIB, "{left}");
+        assert_eq!(window.grant(PACKET, &path, &mut pool), None, "the rest is not worth it");
+        for _ in 0..2 {
+            window.received(25 << 10, PACKET).expect("it is within the window");
+        }
+        window.consumed(50 << 10, &mut pool);
+        assert_eq!(window.grant(PACKET, &path, &mut pool), Some(left + 100 * KIB));
+        assert_eq!(window.grant(PACKET, &path, &mut pool), None, "all of it was granted");
+    }
+}

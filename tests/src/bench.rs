@@ -297,8 +297,11 @@ impl Bench {
     #[track_caller]
     pub fn fill(&mut self, line: Line, leave: u32) -> Vec<u8> {
         let mut sent = Vec::new();
+        let first = self.info(line.id).receive_window;
         loop {
             let window = self.info(line.id).receive_window;
+            let held = sent.len() + window as usize;
+            assert!(held <= first as usize, "{held} bytes of a window of {first}");
             let length = window.saturating_sub(leave).min(PACKET) as usize;
             if length == 0 {
                 assert_eq!(window, leave, "there was less window");
