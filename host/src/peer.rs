@@ -60,7 +60,7 @@ pub async fn run(permit: Permit) -> Result<(), PeerError> {
     }
     sys::raise_file_limit();
     if let Err(error) = rights::give_up(Part::FarSide) {
-        tracing::info!("this process keeps its rights: {error}");
+        tracing::warn!("this process keeps its rights: {error}");
     }
     tokio::select! {
         ended = serve(tokio::io::stdin(), tokio::io::stdout(), permit) => ended,

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use nix::libc::{self, c_long};
 use seccompiler::SeccompCmpArgLen::{self, Dword, Qword};
-use seccompiler::SeccompCmpOp::{self, Eq, MaskedEq, Ne};
+use seccompiler::SeccompCmpOp::{self, Eq, MaskedEq};
 use seccompiler::{BpfProgram, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule};
 
 /// What a process is for.
@@ -55,8 +55,8 @@ const ALWAYS: &[c_long] = &[
     libc::SYS_fstat, libc::SYS_newfstatat, libc::SYS_statx, libc::SYS_fstatfs,
     libc::SYS_statfs, libc::SYS_faccessat, libc::SYS_faccessat2, libc::SYS_readlinkat,
     libc::SYS_getdents64, libc::SYS_getcwd, libc::SYS_mkdirat, libc::SYS_unlinkat,
-    libc::SYS_umask, libc::SYS_fchmod,
-    libc::SYS_socketpair, libc::SYS_connect, libc::SYS_bind, libc::SYS_listen,
+    libc::SYS_umask,
+    libc::SYS_connect, libc::SYS_bind, libc::SYS_listen,
     libc::SYS_accept, libc::SYS_accept4, libc::SYS_getsockname, libc::SYS_getpeername,
     libc::SYS_getsockopt, libc::SYS_setsockopt, libc::SYS_shutdown, libc::SYS_sendto,
     libc::SYS_sendmsg, libc::SYS_sendmmsg, libc::SYS_recvfrom, libc::SYS_recvmsg,
@@ -79,7 +79,7 @@ const ALWAYS: &[c_long] = &[
     libc::SYS_exit, libc::SYS_exit_group,
     libc::SYS_getrandom, libc::SYS_getpid, libc::SYS_gettid, libc::SYS_getppid,
     libc::SYS_getuid, libc::SYS_geteuid, libc::SYS_getgid, libc::SYS_getegid, libc::SYS_uname,
-    libc::SYS_sysinfo, libc::SYS_getrusage, libc::SYS_prlimit64,
+    libc::SYS_sysinfo, libc::SYS_getrusage,
 ];
 
 /// The same by their old names, which newer machines do not have.
@@ -105,9 +105,17 @@ const FAR_SIDE_OLD: &[c_long] = &[libc::SYS_open];
 #[cfg(not(target_arch = "x86_64"))]
 const FAR_SIDE_OLD: &[c_long] = &[];
 
-/// What types into a terminal, by ioctl_tty(2), and what does in the console's way.
-const TIOCSTI: u64 = 0x5412;
-const TIOCLINUX: u64 = 0x541c;
+/// What is asked of a descriptor: not to block, to be closed in children, how much can
+/// be read, whether it is a terminal and how large. The numbers are those of Linux on
+/// each architecture that the filter is for; nothing types into a terminal.
+const IOCTLS: [u64; 6] = [
+    0x5421,      // FIONBIO
+    0x5451,      // FIOCLEX
+    0x541b,      // FIONREAD
+    0x5401,      // TCGETS
+    0x802c_542a, // TCGETS2
+    0x5413,      // TIOCGWINSZ
+];
 /// In arguments: that of [`libc::prctl`] by which the C library names memory.
 const PR_SET_VMA: u64 = 0x5356_4d41;
 
@@ -122,14 +130,15 @@ fn looked_at(part: Part) -> Result<Vec<(c_long, Vec<SeccompRule>)>, RightsError>
     let mut rules = vec![
         // A thread, and no process.
         (libc::SYS_clone, vec![one(0, Qword, MaskedEq(thread), thread)?]),
-        // Nothing that types on the user's terminal.
         (
             libc::SYS_ioctl,
-            vec![all(vec![
-                condition(1, Dword, Ne, TIOCSTI)?,
-                condition(1, Dword, Ne, TIOCLINUX)?,
-            ])?],
+            IOCTLS.iter().map(|code| one(1, Dword, Eq, *code)).collect::<Result<_, _>>()?,
         ),
+        // Of this process alone.
+        (libc::SYS_prlimit64, vec![one(0, Dword, Eq, 0)?]),
+        // For a socket that is not bound yet. A directory would do, too.
+        (libc::SYS_fchmod, vec![one(1, Dword, Eq, 0o600)?]),
+        (libc::SYS_socketpair, vec![one(0, Dword, Eq, number(libc::AF_UNIX))?]),
         (
             libc::SYS_prctl,
             vec![one(0, Dword, Eq, number(libc::PR_SET_NAME))?, one(0, Dword, Eq, PR_SET_VMA)?],
@@ -200,6 +209,9 @@ mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::process::Command;
     use std::thread;
+
+    use rustix::fs::Mode;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
     use wasmtime::{Engine, Module};
 
     /// `(module (func))`: to run it, machine code is made.
@@ -230,6 +242,7 @@ mod tests {
         fs::write(&file, "secret").unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
+        let (directory, flags) = (File::open(there.path()).unwrap(), SocketFlags::CLOEXEC);
         let wasmtime = Engine::default();
         Module::new(&wasmtime, FUNCTION).unwrap();
         as_part(Part::Carrier, || {
@@ -247,6 +260,10 @@ mod tests {
             is_missing("connect", std::net::TcpStream::connect(address));
             is_missing("bind", TcpListener::bind("127.0.0.1:0"));
             is_missing("fork", crate::sys::fork());
+            let pair = |family| rustix::net::socketpair(family, SocketType::STREAM, flags, None);
+            is_missing("sockets", pair(AddressFamily::INET).map_err(io::Error::from));
+            let open = rustix::fs::fchmod(&directory, Mode::from_raw_mode(0o777));
+            is_missing("mode of a directory", open.map_err(io::Error::from));
             let code = Module::new(&wasmtime, FUNCTION).unwrap_err();
             assert!(format!("{code:#}").contains("os error 38"), "{code:#}");
         });

@@ -204,7 +204,7 @@ pub async fn run(
         ninep::prepare_users();
         match rights::give_up(part) {
             Ok(()) => {}
-            Err(error) => tracing::info!("this process keeps its rights: {error}"),
+            Err(error) => tracing::warn!("this process keeps its rights: {error}"),
         }
     }
     let mut serving = format!("serving {name} on {place}{also}");

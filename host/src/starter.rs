@@ -23,14 +23,16 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{self, Command, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType,
 };
-use rustix::process::{Pid, WaitOptions};
+use rustix::process::{Pid, Signal, WaitOptions};
 
 use crate::pipe::Login;
 use crate::sys;
@@ -44,6 +46,9 @@ const DESCRIPTORS: usize = 4;
 /// Processes of a family that are found, at most; the kernel passes no more
 /// descriptors at once than 253.
 const FAMILY: usize = 250;
+
+/// How long a look at a family may take: who waits for it does nothing else.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// In place of an error's number, which is more than 0: it has none.
 const NO_NUMBER: i32 = -1;
@@ -148,6 +153,8 @@ fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 pub fn end() {
     let Some(starter) = STARTER.get() else { return };
     let _ = rustix::net::shutdown(&starter.orders, Shutdown::Both);
+    // Somebody may have stopped it.
+    let _ = rustix::process::kill_process(starter.pid, Signal::CONT);
     while let Err(Errno::INTR) = rustix::process::waitpid(Some(starter.pid), WaitOptions::empty()) {
     }
 }
@@ -274,6 +281,7 @@ impl Starter {
 
     fn descendants(&self, child: Pid) -> io::Result<Vec<sys::Process>> {
         let told = self.tell(&Message::Family(child), &[])?;
+        told.set_read_timeout(Some(LOOK))?;
         let (_, found) = receive::<FAMILY>(&told, &mut [0])?;
         Ok(found.into_iter().map(sys::Process::from).collect())
     }
@@ -305,7 +313,14 @@ impl Orders {
         if let Err(error) = sys::outlive_signals() {
             tracing::warn!("signals end the process that starts programs, too: {error}");
         }
-        let command = Arc::new(command);
+        // The user is asked at the beginning, or never.
+        let asked = AtomicBool::new(false);
+        let command = Arc::new(move |order| match order {
+            Order::Pipe { login: Login::First, .. } if asked.swap(true, Ordering::Relaxed) => {
+                Err(io::ErrorKind::InvalidInput.into())
+            }
+            order => command(order),
+        });
         loop {
             let mut bytes = vec![0; ORDER];
             match receive::<DESCRIPTORS>(&self.orders, &mut bytes) {
@@ -339,7 +354,11 @@ fn obey(message: &[u8], descriptors: Vec<OwnedFd>, command: &dyn Fn(Order) -> io
         }
         (Some(Message::Start(order)), Some(stderr)) => {
             let streams = descriptors.next().zip(descriptors.next());
-            command(order).and_then(|command| spawn(command, streams, stderr))
+            // It would have the user's terminal for its own.
+            let lacks = matches!(order, Order::Pipe { dir: None, .. }) && streams.is_none();
+            let command =
+                if lacks { Err(io::ErrorKind::InvalidInput.into()) } else { command(order) };
+            command.and_then(|command| spawn(command, streams, stderr))
         }
         _ => Err(io::ErrorKind::InvalidInput.into()),
     };
@@ -419,6 +438,12 @@ mod tests {
 
     const FIRST: Order = Order::Pipe { login: Login::First, dir: None };
 
+    /// For one that neither reads nor writes.
+    fn streams() -> Option<(OwnedFd, OwnedFd)> {
+        let (reader, writer) = io::pipe().unwrap();
+        Some((reader.into(), writer.into()))
+    }
+
     #[test]
     fn messages_are_read_as_they_were_written() {
         let dir = || Some(PathBuf::from("/run/user/1\n/\u{fc}"));
@@ -462,23 +487,35 @@ mod tests {
         let starter = starter("true");
         let stderr = || OwnedFd::from(io::pipe().unwrap().1);
         let order = Order::Pipe { login: Login::Again, dir: None };
-        let error = starter.start(order, None, stderr()).unwrap_err();
+        let error = starter.start(order, streams(), stderr()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
         let order = Order::Unmount { path: PathBuf::from("/") };
         let error = starter.start(order, None, stderr()).unwrap_err();
         assert_eq!(error.to_string(), "it was refused");
         // It still does what it may.
-        let mut child = starter.start(FIRST, None, stderr()).unwrap();
+        let mut child = starter.start(FIRST, streams(), stderr()).unwrap();
         child.wait_unreaped();
         assert!(child.reap().unwrap().success());
+    }
+
+    #[test]
+    fn the_user_is_asked_once_and_no_program_has_the_users_terminal() {
+        let starter = starter("true");
+        let stderr = || OwnedFd::from(io::pipe().unwrap().1);
+        let error = starter.start(FIRST, None, stderr()).unwrap_err();
+        assert_eq!(error.to_string(), "it was refused");
+        let starter = self::starter("true");
+        starter.start(FIRST, streams(), stderr()).unwrap();
+        let error = starter.start(FIRST, streams(), stderr()).unwrap_err();
+        assert_eq!(error.to_string(), "it was refused");
     }
 
     #[test]
     fn a_family_is_found_and_signalled_by_who_may_look_at_nothing() {
         let starter = starter("sleep 1000 & sleep 1000; true");
         let (_out, stderr) = io::pipe().unwrap();
-        let mut child = starter.start(FIRST, None, stderr.into()).unwrap();
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let mut child = starter.start(FIRST, streams(), stderr.into()).unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
         let family = loop {
             let family = starter.descendants(child.pid()).unwrap();
             if family.len() == 2 {
@@ -488,7 +525,7 @@ mod tests {
             std::thread::yield_now();
         };
         for process in family {
-            process.signal(rustix::process::Signal::KILL);
+            process.signal(Signal::KILL);
         }
         child.wait_unreaped();
         assert!(child.reap().unwrap().success());

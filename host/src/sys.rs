@@ -21,8 +21,8 @@ pub const STDIN: &str = "/proc/self/fd/0";
 /// The same of standard output.
 pub const STDOUT: &str = "/proc/self/fd/1";
 
-/// Connections that may wait to be taken.
-const BACKLOG: i32 = 128;
+/// Connections that may wait to be taken; the system may have less.
+const BACKLOG: i32 = 4096;
 /// Bytes that a widened pipe holds: two requests' worth.
 const PIPE: i32 = 256 << 10;
 
@@ -80,12 +80,12 @@ pub fn fork() -> io::Result<Option<Pid>> {
 
 /// The signals that go to all processes of a terminal, and what `kill` sends if it is
 /// not told otherwise.
-const OUTLIVED: [nix::sys::signal::Signal; 4] = {
-    use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-    [SIGHUP, SIGINT, SIGQUIT, SIGTERM]
+const OUTLIVED: [nix::sys::signal::Signal; 5] = {
+    use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
+    [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP]
 };
 
-/// Lets none of those signals end the calling thread and the threads that it starts.
+/// Lets none of those signals end or stop the calling thread and the threads that it starts.
 /// What [`spawn_tied`] starts gets them.
 pub fn outlive_signals() -> io::Result<()> {
     Ok(SigSet::from_iter(OUTLIVED).thread_block()?)

@@ -114,10 +114,12 @@ impl Sshd {
             && greeting == *b"SSH-"
     }
 
-    /// Waits until it takes connections; not, where its port is in use.
+    /// Waits until it takes connections; not, where its port is in use: then another
+    /// test's sshd may answer there, before this one has ended.
     fn is_up(&mut self) -> bool {
         let deadline = Instant::now() + Duration::from_secs(10);
-        while !self.greets() {
+        let listening = format!("Server listening on 127.0.0.1 port {}.", self.port);
+        while !(self.log().contains(&listening) && self.greets()) {
             if let Some(status) = self.process.try_wait().expect("it is our child") {
                 let log = self.log();
                 assert!(log.contains("in use"), "sshd ended with {status}:\n{log}");

@@ -6,13 +6,17 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use super::mux::{Control, Listen, MuxError};
 use crate::pipe::far::{Dialled, Dialler, Socket, Target};
 
+/// How long a master that is there may take to say so: it may have no descriptor left.
+const ANSWER: Duration = Duration::from_secs(2);
 /// Connections to ssh that are begun at a time: it lets no more than 64 wait.
 const AT_ONCE: usize = 32;
 
@@ -27,8 +31,23 @@ pub(super) fn dialler(control: PathBuf) -> Dialler {
         }),
         is_there: Box::new(move || {
             let master = Arc::clone(&same);
-            Box::pin(async move { master.connect().await.is_ok() })
+            Box::pin(async move {
+                !matches!(timeout(ANSWER, master.connect()).await, Ok(Err(error)) if is_gone(&error))
+            })
         }),
+    }
+}
+
+/// Whether there is no master any more; any other failure is of one that is there.
+fn is_gone(error: &MuxError) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof};
+    match error {
+        MuxError::Closed => true,
+        MuxError::Io(error) => matches!(
+            error.kind(),
+            BrokenPipe | ConnectionRefused | ConnectionReset | NotFound | UnexpectedEof
+        ),
+        _ => false,
     }
 }
 
