@@ -24,7 +24,7 @@ fn an_announcement_is_done_when_the_far_side_has_bound_the_port() {
     assert_eq!(s.text(id, TextFile::Local).as_deref(), Ok("*!8080\n"));
 }
 
-/// Duty 20 of sshnet.c's faults (defect 20): a busy or forbidden port is an error.
+/// A busy or forbidden port is an error; sshnet.c counted it as made (defect 20).
 #[test]
 fn an_announcement_that_the_far_side_refuses_fails() {
     let mut s = Bench::new();

@@ -50,7 +50,7 @@ fn a_flushed_write_that_is_half_sent_says_how_much_was() {
 }
 
 /// Hanging up a half-sent write is no flush: it fails, since nobody knows what
-/// of it arrives.
+/// of it arrives (sshnet.c lost the count there, too: defect 8).
 #[test]
 fn hangup_fails_a_half_sent_write() {
     let mut s = Bench::new();
