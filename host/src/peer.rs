@@ -59,9 +59,7 @@ pub async fn run(permit: Permit) -> Result<(), PeerError> {
         return Err(PeerError::Terminal);
     }
     sys::raise_file_limit();
-    if let Err(error) = rights::give_up(Part::FarSide) {
-        tracing::warn!("this process keeps its rights: {error}");
-    }
+    rights::give_up(Part::FarSide);
     tokio::select! {
         ended = serve(tokio::io::stdin(), tokio::io::stdout(), permit) => ended,
         () = signals.next() => Ok(()),

@@ -31,10 +31,12 @@ pub enum Part {
 #[error("{0}")]
 pub struct RightsError(String);
 
-/// Gives up, in all threads, what this part does not need.
-pub fn give_up(part: Part) -> Result<(), RightsError> {
-    let filter = filter(part)?;
-    seccompiler::apply_filter_all_threads(&filter).map_err(refused)
+/// Gives up, in all threads, what this part does not need; or warns that it cannot.
+pub fn give_up(part: Part) {
+    let apply = |filter: BpfProgram| seccompiler::apply_filter_all_threads(&filter);
+    if let Err(error) = filter(part).and_then(|filter| apply(filter).map_err(refused)) {
+        tracing::warn!("this process keeps its rights: {error}");
+    }
 }
 
 fn refused(error: impl std::fmt::Display) -> RightsError {

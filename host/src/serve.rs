@@ -202,10 +202,7 @@ pub async fn run(
         JoinSet::from_iter(metrics.map(|listener| metrics::serve(listener, users, driver.clone())));
     if !options.keep_rights {
         ninep::prepare_users();
-        match rights::give_up(part) {
-            Ok(()) => {}
-            Err(error) => tracing::warn!("this process keeps its rights: {error}"),
-        }
+        rights::give_up(part);
     }
     let mut serving = format!("serving {name} on {place}{also}");
     if let Some(mounted) = &mounted {
