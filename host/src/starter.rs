@@ -14,38 +14,27 @@
 //! Where nobody has made one, as in another program that uses this crate, processes
 //! are started here.
 
-use std::ffi::{CStr, OsString};
 use std::io::{self, Read, Write};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{self, Command, ExitStatus};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType,
-};
+use rustix::net::Shutdown;
 use rustix::process::{Pid, Signal, WaitOptions};
 
 use crate::pipe::Login;
 use crate::sys;
 
-/// What ps(1) and top(1) show.
-const NAME: &CStr = c"sshnet-starter";
-/// Bytes of an order, at most: a path and a little more.
-const ORDER: usize = 8 << 10;
-/// Descriptors that go with an order: where the answers go, stderr, stdin, stdout.
-const DESCRIPTORS: usize = 4;
-/// Processes of a family that are found, at most; the kernel passes no more
-/// descriptors at once than 253.
-const FAMILY: usize = 250;
+mod orders;
+mod wire;
+
+pub use orders::Orders;
+use wire::{DESCRIPTORS, FAMILY, Message, pair, receive, send};
 
 /// How long a look at a family may take: who waits for it does nothing else.
 const LOOK: Duration = Duration::from_secs(2);
@@ -73,51 +62,6 @@ pub enum Order {
     },
 }
 
-/// What the starter is told.
-#[derive(Clone, Debug, Eq, PartialEq)]
-enum Message {
-    Start(Order),
-    /// Find the processes that this one has started.
-    Family(Pid),
-}
-
-impl Message {
-    fn encode(&self) -> Vec<u8> {
-        let path = |kind: &[u8], path: &PathBuf| [kind, path.as_os_str().as_bytes()].concat();
-        match self {
-            Self::Start(Order::Pipe { login, dir }) => {
-                let login = if *login == Login::First { b'1' } else { b'2' };
-                match dir {
-                    None => vec![b'c', login],
-                    Some(dir) => path(&[b's', login], dir),
-                }
-            }
-            Self::Start(Order::Unmount { path: at }) => path(b"u", at),
-            Self::Family(pid) => [b"f", &pid.as_raw_pid().to_ne_bytes()[..]].concat(),
-        }
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let login = |byte: u8| match byte {
-            b'1' => Some(Login::First),
-            b'2' => Some(Login::Again),
-            _ => None,
-        };
-        let path = |bytes: &[u8]| PathBuf::from(OsString::from_vec(bytes.to_vec()));
-        let order = match bytes {
-            [b'c', how] => Order::Pipe { login: login(*how)?, dir: None },
-            [b's', how, dir @ ..] => Order::Pipe { login: login(*how)?, dir: Some(path(dir)) },
-            [b'u', at @ ..] => Order::Unmount { path: path(at) },
-            [b'f', pid @ ..] => {
-                let pid = Pid::from_raw(i32::from_ne_bytes(pid.try_into().ok()?))?;
-                return Some(Self::Family(pid));
-            }
-            _ => return None,
-        };
-        Some(Self::Start(order))
-    }
-}
-
 /// The one process or the other.
 #[derive(Debug)]
 pub enum Split {
@@ -141,12 +85,6 @@ pub fn split() -> io::Result<Split> {
             Ok(Split::Starter(Orders { orders: theirs }))
         }
     }
-}
-
-/// What orders go over: each is a packet.
-fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    let flags = SocketFlags::CLOEXEC;
-    Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
 /// Has the starter end, and waits for that.
@@ -298,121 +236,6 @@ impl Starter {
     }
 }
 
-/// The starter's side.
-#[derive(Debug)]
-pub struct Orders {
-    orders: OwnedFd,
-}
-
-impl Orders {
-    /// Starts what is ordered, by the commands that this makes of the orders, until
-    /// the host has ended.
-    pub fn serve(self, command: impl Fn(Order) -> io::Result<Command> + Send + Sync + 'static) {
-        sys::raise_file_limit();
-        sys::name_process(NAME);
-        if let Err(error) = sys::outlive_signals() {
-            tracing::warn!("signals end the process that starts programs, too: {error}");
-        }
-        // The user is asked at the beginning, or never.
-        let asked = AtomicBool::new(false);
-        let command = Arc::new(move |order| match order {
-            Order::Pipe { login: Login::First, .. } if asked.swap(true, Ordering::Relaxed) => {
-                Err(io::ErrorKind::InvalidInput.into())
-            }
-            order => command(order),
-        });
-        loop {
-            let mut bytes = vec![0; ORDER];
-            match receive::<DESCRIPTORS>(&self.orders, &mut bytes) {
-                Ok((0, _)) => return,
-                Ok((length, descriptors)) => {
-                    bytes.truncate(length);
-                    let command = Arc::clone(&command);
-                    let obey = move || obey(&bytes, descriptors, &*command);
-                    // Without a thread the host sees that nobody answers.
-                    let _ = std::thread::Builder::new().name("order".to_owned()).spawn(obey);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return,
-            }
-        }
-    }
-}
-
-/// Does one thing for the host, in a thread of its own, and tells it. If the host
-/// has gone that is nothing to anybody.
-fn obey(message: &[u8], descriptors: Vec<OwnedFd>, command: &dyn Fn(Order) -> io::Result<Command>) {
-    let mut descriptors = descriptors.into_iter();
-    let Some(told) = descriptors.next() else { return };
-    let mut told = UnixStream::from(told);
-    let started = match (Message::decode(message), descriptors.next()) {
-        (Some(Message::Family(pid)), _) => {
-            let found = sys::descendants(pid);
-            let found: Vec<_> = found.iter().take(FAMILY).map(AsFd::as_fd).collect();
-            let _ = send::<FAMILY>(told.as_fd(), &[0], &found);
-            return;
-        }
-        (Some(Message::Start(order)), Some(stderr)) => {
-            let streams = descriptors.next().zip(descriptors.next());
-            // It would have the user's terminal for its own.
-            let lacks = matches!(order, Order::Pipe { dir: None, .. }) && streams.is_none();
-            let command =
-                if lacks { Err(io::ErrorKind::InvalidInput.into()) } else { command(order) };
-            command.and_then(|command| spawn(command, streams, stderr))
-        }
-        _ => Err(io::ErrorKind::InvalidInput.into()),
-    };
-    let mut child = match started {
-        Ok(child) => Child::Ours(child),
-        Err(error) => {
-            let number = error.raw_os_error().unwrap_or(NO_NUMBER);
-            let _ = told.write_all(&number.to_ne_bytes());
-            return;
-        }
-    };
-    let number = [0, child.pid().as_raw_pid()].map(i32::to_ne_bytes).concat();
-    // Told or not, it runs.
-    let _ = told.write_all(&number);
-    child.wait_unreaped();
-    let _ = told.write_all(&[0]);
-    let _ = told.read(&mut [0]);
-    let status = child.reap().unwrap_or_default();
-    let _ = told.write_all(&status.into_raw().to_ne_bytes());
-}
-
-fn send<const DESCRIPTORS: usize>(
-    socket: BorrowedFd<'_>,
-    bytes: &[u8],
-    descriptors: &[BorrowedFd<'_>],
-) -> io::Result<()> {
-    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    rustix::io::retry_on_intr(|| {
-        rustix::net::sendmsg(socket, &[io::IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
-    })?;
-    Ok(())
-}
-
-/// The length of what has come, and the descriptors that came with it.
-fn receive<const DESCRIPTORS: usize>(
-    socket: impl AsFd,
-    bytes: &mut [u8],
-) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::CMSG_CLOEXEC;
-    let mut buffers = [io::IoSliceMut::new(bytes)];
-    let came = rustix::net::recvmsg(socket, &mut buffers, &mut control, flags)?;
-    let descriptors = control.drain().filter_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
-        _ => None,
-    });
-    Ok((came.bytes, descriptors.flatten().collect()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -442,23 +265,6 @@ mod tests {
     fn streams() -> Option<(OwnedFd, OwnedFd)> {
         let (reader, writer) = io::pipe().unwrap();
         Some((reader.into(), writer.into()))
-    }
-
-    #[test]
-    fn messages_are_read_as_they_were_written() {
-        let dir = || Some(PathBuf::from("/run/user/1\n/\u{fc}"));
-        for message in [
-            Message::Start(FIRST),
-            Message::Start(Order::Pipe { login: Login::Again, dir: dir() }),
-            Message::Start(Order::Unmount { path: PathBuf::from("/n") }),
-            Message::Family(rustix::process::getpid()),
-        ] {
-            let bytes = message.encode();
-            assert_eq!(Message::decode(&bytes).as_ref(), Some(&message), "{bytes:?}");
-        }
-        for nonsense in [&b""[..], b"x", b"c", b"c3", b"c12", b"s", b"f123", b"f\0\0\0\0"] {
-            assert_eq!(Message::decode(nonsense), None, "{nonsense:?}");
-        }
     }
 
     #[test]
