@@ -11,19 +11,23 @@
 //! channels: what is sent to that number could be for either. From then on only
 //! requests and budgets are checked.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 
 use sshnet_core::{
-    ClientId, ClientInfo, ClientState, Completion, Effect, ErrorCode, Limits, Outcome, Protocol,
-    Statistics,
+    ClientId, ClientInfo, Completion, Effect, ErrorCode, Limits, Outcome, Statistics,
 };
 
+mod account;
 pub mod call;
 mod check;
 pub mod coverage;
 mod turns;
 mod wire;
 
+use account::{
+    Awaited, Bound, Channel, Client, Conversation, Event, Kind, Listener, Phase, Pipe, Place,
+    Request, State, Waiting,
+};
 pub use call::{Answer, Call, Machine};
 pub use coverage::Coverage;
 
@@ -102,230 +106,6 @@ pub struct Model {
     pub coverage: Coverage,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Pipe {
-    in_pipe: u64,
-    /// How many of them at most are answers to what the peer said.
-    answers: u64,
-    channels: BTreeMap<u32, Channel>,
-    /// The peer's OPENs that are not answered.
-    calls: VecDeque<Waiting>,
-    /// Our global requests that are not answered.
-    awaited: VecDeque<Awaited>,
-    heard: u64,
-    /// When a sign of life was asked for since then.
-    probed: Option<u64>,
-    /// When anything was asked on a channel.
-    asked: Option<u64>,
-    /// The question whose answer tells how long a round trip takes: our number of
-    /// its channel, and which of the answers there it is, counted from now.
-    timed: Option<(u32, usize)>,
-}
-
-#[derive(Clone, Debug)]
-struct Waiting {
-    theirs: u32,
-    window: u32,
-    packet: u32,
-    port: Option<u32>,
-}
-
-#[derive(Clone, Debug)]
-enum Awaited {
-    Bind { owner: Option<ClientId>, serial: u64, place: Place },
-    Cancel,
-}
-
-/// Where calls are taken.
-#[derive(Clone, Debug, Eq, PartialEq)]
-enum Place {
-    Tcp(Vec<u8>, u32),
-    Unix(Vec<u8>),
-}
-
-impl Place {
-    /// As `local` shows it.
-    fn shown(&self) -> String {
-        match self {
-            Self::Tcp(address, port) if address.is_empty() => format!("*!{port}"),
-            Self::Tcp(address, port) => format!("{}!{port}", String::from_utf8_lossy(address)),
-            Self::Unix(path) => String::from_utf8_lossy(path).into_owned(),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Phase {
-    Opening {
-        window: u32,
-        since: u64,
-    },
-    Open,
-    /// CLOSE is sent.
-    Closing,
-}
-
-#[derive(Clone, Debug)]
-struct Channel {
-    phase: Phase,
-    theirs: u32,
-    owner: Option<ClientId>,
-    /// The engine has to send CLOSE in this event, because the peer sent it.
-    closed: bool,
-    /// The same, because the peer broke a rule.
-    violated: bool,
-}
-
-#[derive(Clone, Debug)]
-struct Client {
-    id: ClientId,
-    protocol: Protocol,
-    references: u32,
-    state: State,
-    since: u64,
-}
-
-#[derive(Clone, Debug)]
-enum State {
-    Closed,
-    Dialing(Option<u32>),
-    Announcing { serial: u64 },
-    Listen(Listener),
-    Established(Box<Conversation>),
-    Teardown(u32),
-    Finished(Box<Conversation>),
-}
-
-impl State {
-    /// Whether it can only be while there is a pipe.
-    fn wants_pipe(&self) -> bool {
-        match self {
-            Self::Closed | Self::Finished(_) | Self::Listen(_) | Self::Dialing(None) => false,
-            Self::Dialing(Some(_))
-            | Self::Announcing { .. }
-            | Self::Established(_)
-            | Self::Teardown(_) => true,
-        }
-    }
-
-    fn public(&self) -> ClientState {
-        match self {
-            Self::Closed => ClientState::Closed,
-            Self::Dialing(_) | Self::Announcing { .. } => ClientState::Dialing,
-            Self::Listen(_) => ClientState::Listen,
-            Self::Established(_) => ClientState::Established,
-            Self::Teardown(_) => ClientState::Teardown,
-            Self::Finished(_) => ClientState::Finished,
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Listener {
-    place: Place,
-    bound: Bound,
-    listens: VecDeque<u64>,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Bound {
-    Yes,
-    No,
-    Asked(u64),
-    Refused,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Conversation {
-    channel: u32,
-    /// Bytes the peer accepts.
-    window: u32,
-    packet: u32,
-    unacknowledged: u64,
-    /// How many of them were sent before the question whether they arrived.
-    asked: u64,
-    /// Our channel requests that are not answered; true for that question.
-    asks: VecDeque<bool>,
-    /// Bytes the peer may still send.
-    open: u32,
-    /// Received and not read.
-    inbound: VecDeque<u8>,
-    received: u64,
-    /// Received as extended data, for which there is no file.
-    ended: bool,
-    broken: bool,
-    reads: VecDeque<u64>,
-    /// Writes that wait: the request, its bytes, how many are sent.
-    writes: VecDeque<(u64, Vec<u8>, usize)>,
-    sent: u64,
-    eof_sent: bool,
-}
-
-impl Conversation {
-    fn acknowledge(&mut self, bytes: u64) {
-        let bytes = bytes.min(self.unacknowledged);
-        self.unacknowledged -= bytes;
-        self.asked = self.asked.saturating_sub(bytes);
-    }
-
-    fn unsent(&self) -> u64 {
-        self.writes.iter().map(|(_, bytes, sent)| (bytes.len() - sent) as u64).sum()
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Request {
-    client: Option<ClientId>,
-    kind: Kind,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Kind {
-    Clone,
-    Control { more: bool },
-    Read { count: u32 },
-    Write { empty: bool },
-    Listen,
-}
-
-/// What is kept for the length of one event.
-#[derive(Clone, Debug, Default)]
-struct Event {
-    /// Requests that must not wait.
-    must_complete: Vec<u64>,
-    /// The request that is flushed.
-    flushed: Option<u64>,
-    /// Clients whose control messages may have had effects.
-    controlled: BTreeSet<ClientId>,
-    /// The client whose last reference went.
-    released: Option<ClientId>,
-    /// Writes whose last byte was sent.
-    written: BTreeMap<u64, usize>,
-    /// Conversations of calls that were taken, for `listen`s to complete with.
-    taken: VecDeque<(u32, Box<Conversation>, Option<u32>)>,
-    /// A call for a client that announced its address, by the peer's number.
-    called: Option<(u32, ClientId)>,
-    owed_refusals: Vec<u32>,
-    owed_failures: Vec<u32>,
-    owed_global_failures: u32,
-    owed_cancels: Vec<Place>,
-    owed_probe: bool,
-    /// Whom the last message gave window.
-    granted: Option<u32>,
-    /// Whom it gave window when a round trip was to be measured.
-    owed_trip: Option<u32>,
-    /// Conversations that began, by our number.
-    begun: Vec<u32>,
-    /// Channels that a hangup has to close.
-    owed_closes: BTreeSet<u32>,
-    /// The peer broke a rule that the session has to fail for.
-    fault: Option<&'static str>,
-    failed: bool,
-    timed_out: bool,
-    /// A message came in.
-    heard: bool,
-}
-
 impl Model {
     /// The account of a session that was just made with these limits.
     pub fn new(limits: Limits, lawful: bool) -> Self {
@@ -370,7 +150,6 @@ impl Model {
         self.wake
     }
 
-    /// What a wrong number would be blamed on.
     fn client(&mut self, id: ClientId) -> Option<&mut Client> {
         self.clients.get_mut(&id.number).filter(|client| client.id == id)
     }
@@ -424,9 +203,8 @@ impl Model {
     pub fn observe(&mut self, seen: &Seen<'_>) -> Verdict {
         self.cover(seen);
         self.event = Event::default();
-        for (request, made) in &self.requests {
+        for made in self.requests.values() {
             if let (Kind::Control { more: true }, Some(id)) = (made.kind, made.client) {
-                let _ = request;
                 self.event.controlled.insert(id);
             }
         }
