@@ -122,9 +122,12 @@ fn at_the_limit(room: u32) -> Option<(Bench, [Line; 2], [u64; 2], u64)> {
     let mut held = [0, 0];
     for (i, line) in lines.into_iter().enumerate() {
         let mut effects = s.write(1 + i as u64, line.id, vec![1; 300_000]);
+        let mut rounds = 0;
         while !effects.is_empty() {
             held[i] += data_sent(&effects, line.theirs).len() as u64;
             effects = s.took_all();
+            rounds += 1;
+            assert!(rounds <= limit / 1_000, "no end at {held:?}: {effects:?}");
         }
     }
     // Each of the eight clients is sure of a packet; the rest is shared.

@@ -138,6 +138,7 @@ async fn psusan_gives_a_sign_of_life_when_it_is_asked() {
     ended(pipe).await.unwrap();
 }
 
+/// RFC 4253 section 11.1, of the transport messages (duty 27).
 #[tokio::test]
 async fn a_disconnect_ends_the_pipe_with_the_peers_words() {
     let (_engine, pipe, mut stream) = by_hand().await;
