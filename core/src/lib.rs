@@ -20,6 +20,7 @@
 //! | `queue` | bytes that wait, in memory of about their size | whose they are |
 //! | `listeners` | clients by what they announced | whether it is bound |
 //! | `order` | clients in the order of a number, the least first | what the number is |
+//! | `sorted` | a map in the order of its keys | what they are |
 //! | `ctl` | control messages, `cs` queries, addresses | clients |
 //! | [`effect`] | effects, replies, errors | how they come about |
 //! | [`config`] | limits, service names | - |
@@ -60,6 +61,7 @@ mod queue;
 #[cfg(target_family = "wasm")]
 mod rt;
 pub mod session;
+mod sorted;
 mod table;
 mod trip;
 mod window;

@@ -1,81 +1,47 @@
 //! Announced clients, by what they announced.
 //!
-//! Found by hash, also by a port alone, so that one among thousands costs what
-//! one among few does.
+//! Found in order, with all addresses of a port side by side. Whoever may announce
+//! chooses the names, and there is nothing secret here to hash them with: names of one
+//! hash would make a table of them a list.
 
-use hashbrown::HashMap;
-use rustc_hash::FxBuildHasher;
+use alloc::string::String;
 
 use crate::ctl::Announced;
 use crate::effect::ClientId;
+use crate::sorted::Sorted;
 
 /// How a server may spell that it takes calls at every address.
 const WILDCARDS: [&str; 3] = ["", "0.0.0.0", "::"];
 /// How it may spell that it takes those of its own machine, or of every one.
 const LOOPBACK: [&str; 6] = ["localhost", "127.0.0.1", "::1", "", "0.0.0.0", "::"];
 
-/// What stands for a port at whatever address. No address has this in it.
-const ANYWHERE: &str = "!";
-
-/// The listeners of a session.
+/// The listeners of a session: each address is one client's.
 #[derive(Debug, Default)]
-pub(crate) struct Listeners {
-    /// By address, each of which is one client's; and by port alone.
-    places: HashMap<Announced, Holders, FxBuildHasher>,
-}
-
-/// Who announced something: how many, and the sums of their numbers and
-/// incarnations, which are those of the one where it is one.
-#[derive(Debug, Default)]
-struct Holders {
-    count: u32,
-    numbers: u32,
-    incarnations: u32,
-}
+pub(crate) struct Listeners(Sorted<Announced, ClientId>);
 
 impl Listeners {
-    /// Who announced this, if it is one.
+    /// Who announced this.
     pub(crate) fn get(&self, address: &Announced) -> Option<ClientId> {
-        let holders = self.places.get(address).filter(|holders| holders.count == 1)?;
-        Some(ClientId { number: holders.numbers, incarnation: holders.incarnations })
+        self.0.get(address).copied()
     }
 
     /// This client announced it, whoever did before.
     pub(crate) fn insert(&mut self, address: Announced, id: ClientId) {
-        if let Some(before) = self.get(&address) {
-            self.remove(&address, before);
-        }
-        if let Announced::Tcp { port, .. } = address {
-            self.add(anywhere(port), id);
-        }
-        self.add(address, id);
+        self.0.insert(address, id);
     }
 
     /// The address is no longer this client's.
     pub(crate) fn remove(&mut self, address: &Announced, id: ClientId) {
-        if self.get(address) == Some(id) {
-            self.take(address, id);
-            if let Announced::Tcp { port, .. } = address {
-                self.take(&anywhere(*port), id);
-            }
-        }
+        self.0.remove(address, &id);
     }
 
-    fn add(&mut self, place: Announced, id: ClientId) {
-        let holders = self.places.entry(place).or_default();
-        holders.count += 1;
-        holders.numbers = holders.numbers.wrapping_add(id.number);
-        holders.incarnations = holders.incarnations.wrapping_add(id.incarnation);
-    }
-
-    fn take(&mut self, place: &Announced, id: ClientId) {
-        let Some(holders) = self.places.get_mut(place) else { return };
-        holders.count -= 1;
-        holders.numbers = holders.numbers.wrapping_sub(id.number);
-        holders.incarnations = holders.incarnations.wrapping_sub(id.incarnation);
-        if holders.count == 0 {
-            self.places.remove(place);
-        }
+    /// Who announced this port, if it is one.
+    fn alone(&self, port: u16) -> Option<ClientId> {
+        let first = Announced::Tcp { address: String::new(), port };
+        let is_here = |address: &Announced| matches!(address, Announced::Tcp { port: other, .. } if *other == port);
+        let mut here = self.0.from(&first).take_while(|(address, _)| is_here(address));
+        let (_, id) = here.next()?;
+        here.next().is_none().then_some(*id)
     }
 
     /// Who is meant by a call to this address, as the peer spells it. Servers
@@ -85,14 +51,11 @@ impl Listeners {
         let port = u16::try_from(port).ok()?;
         let address = core::str::from_utf8(address).ok()?;
         let like = |address: &str| self.get(&Announced::Tcp { port, address: address.into() });
-        if address == ANYWHERE {
-            return None;
-        }
         if let Some(id) = like(address) {
             return Some(id);
         }
         if WILDCARDS.contains(&address) {
-            return self.get(&anywhere(port));
+            return self.alone(port);
         }
         let names: &[&str] = if LOOPBACK.contains(&address) { &LOOPBACK } else { &WILDCARDS };
         let mut able = None;
@@ -104,10 +67,6 @@ impl Listeners {
         }
         able
     }
-}
-
-fn anywhere(port: u16) -> Announced {
-    Announced::Tcp { address: ANYWHERE.into(), port }
 }
 
 #[cfg(test)]
@@ -145,7 +104,6 @@ mod tests {
             }
             assert_eq!(listeners.called(b"::", port), only);
             assert_eq!(listeners.called(b"::", 4), None);
-            assert_eq!(listeners.called(ANYWHERE.as_bytes(), port), None);
         }
     }
 }
