@@ -27,7 +27,7 @@ use crate::ctl::{Announced, NOWHERE, Target};
 use crate::effect::{
     ClientId, ClientInfo, ClientState, Error, Instant, Protocol, RequestId, TextFile,
 };
-use crate::queue::{Piece, trim};
+use crate::queue::{Line, Piece, trim};
 use crate::table::{Ours, Theirs};
 use crate::window::{Budget, ReceiveWindow, SendWindow};
 
@@ -74,8 +74,17 @@ pub(crate) enum State {
 pub(crate) struct Dial {
     pub(crate) control: Control,
     pub(crate) target: Target,
-    /// The channel asked for and the window offered; none while there is no pipe.
-    pub(crate) channel: Option<(Ours, ReceiveWindow)>,
+    /// None while there is no pipe.
+    pub(crate) asked: Option<Asked>,
+}
+
+/// The channel that a dial asked for.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) channel: Ours,
+    /// The window that was offered.
+    pub(crate) window: ReceiveWindow,
+    pub(crate) at: Instant,
 }
 
 /// An announcement that the far side has not answered.
@@ -94,7 +103,7 @@ pub(crate) struct Listener {
     pub(crate) bound: Bound,
     pub(crate) calls: VecDeque<Call>,
     /// `listen` requests that wait for a call.
-    pub(crate) listens: VecDeque<RequestId>,
+    pub(crate) listens: Line<RequestId>,
 }
 
 /// Whether the far side takes calls for a listener now.
@@ -129,7 +138,7 @@ pub(crate) struct Conversation {
     pub(crate) inbox: Inbox,
     pub(crate) receive: ReceiveWindow,
     pub(crate) send: SendWindow,
-    pub(crate) writes: VecDeque<Write>,
+    pub(crate) writes: Line<Write>,
     /// Bytes in `writes` that are not sent.
     pub(crate) unsent: u64,
     pub(crate) outgoing: Outgoing,
@@ -181,7 +190,7 @@ pub(crate) struct Inbox {
     tail: Vec<u8>,
     length: usize,
     end: Option<End>,
-    pub(crate) reads: VecDeque<(RequestId, u32)>,
+    pub(crate) reads: Line<(RequestId, u32)>,
 }
 
 /// How the incoming direction ended.
@@ -291,7 +300,7 @@ impl Conversation {
             inbox: Inbox::default(),
             receive,
             send,
-            writes: VecDeque::new(),
+            writes: Line::default(),
             unsent: 0,
             outgoing: Outgoing::Open,
             probes: 0,
@@ -326,7 +335,6 @@ impl Conversation {
             done(write.request, write.sent);
             self.writes.pop_front();
         }
-        trim(&mut self.writes);
         self.unsent = self.unsent.saturating_sub(u64::from(count));
         self.sent += u64::from(count);
         self.send.sent(count, uploads);

@@ -26,7 +26,6 @@ use crate::growth::Path;
 use crate::listeners::Listeners;
 use crate::message::Message;
 use crate::order::Order;
-use crate::queue::trim;
 use crate::table::{Channels, Clients};
 use crate::trip::Trip;
 use crate::window::{Budget, ReceiveWindow};
@@ -95,11 +94,14 @@ enum Awaited {
 #[derive(Debug, Default)]
 struct Out {
     effects: Vec<Effect>,
-    /// Requests that wait, and the client that each waits at.
-    requests: HashMap<RequestId, ClientId, FxBuildHasher>,
+    /// Requests that wait: at which client, and its place in a line there, if that is
+    /// where it waits.
+    requests: HashMap<RequestId, (ClientId, u64), FxBuildHasher>,
+    /// The last place that was given.
+    place: u64,
     /// Bytes handed to the pipe and not taken.
     in_pipe: u64,
-    /// How many of them at most are answers to what the peer said.
+    /// How many of them are answers to what the peer said, or will be.
     answers: u64,
     statistics: Statistics,
 }
@@ -108,6 +110,12 @@ impl Out {
     fn complete(&mut self, request: RequestId, outcome: Outcome) {
         self.requests.remove(&request);
         self.effects.push(Effect::Complete(Completion { request, outcome }));
+    }
+
+    /// A place behind all others, in whichever line.
+    fn next_place(&mut self) -> u64 {
+        self.place += 1;
+        self.place
     }
 
     fn send(&mut self, message: &Message<'_>) {
@@ -145,7 +153,6 @@ impl Out {
         while let Some(&(request, count)) = inbox.reads.front() {
             let Some(outcome) = inbox.take(count) else { break };
             inbox.reads.pop_front();
-            trim(&mut inbox.reads);
             taken += outcome.as_ref().map_or(0, Vec::len);
             self.complete(request, outcome.map(crate::effect::Reply::Data));
         }
@@ -423,9 +430,10 @@ impl Session {
         client.last_error = Some(error.message.clone());
         let control = match client.enter(State::Closed, self.now) {
             State::Dialing(mut dial) => {
-                if let Some((channel, window)) = &mut dial.channel {
-                    window.close(&mut self.pool);
-                    self.channels.set(*channel, crate::table::Channel::Opening { owner: None });
+                if let Some(asked) = &mut dial.asked {
+                    asked.window.close(&mut self.pool);
+                    self.channels
+                        .set(asked.channel, crate::table::Channel::Opening { owner: None });
                 }
                 self.out.statistics.dials_failed += 1;
                 dial.control

@@ -116,6 +116,24 @@ impl Link {
         })
     }
 
+    /// The pipe goes, with all that is in it.
+    #[track_caller]
+    pub fn pipe_down(&mut self) {
+        self.tell();
+        self.down.clear();
+        self.up.clear();
+        let effects = self.s.pipe_down("gone");
+        self.perform(effects);
+    }
+
+    /// There is a pipe again.
+    #[track_caller]
+    pub fn pipe_up(&mut self) {
+        self.tell();
+        let effects = self.s.pipe_up();
+        self.perform(effects);
+    }
+
     /// A conversation in which the far side has so much to send: its number. It is
     /// under way a round trip later.
     #[track_caller]
@@ -284,6 +302,7 @@ impl Link {
                     if let Ok(Reply::Data(bytes)) = &done.outcome
                         && let Some(end) = self.ends.iter_mut().find(of)
                     {
+                        assert!(!bytes.is_empty(), "an end that the far side did not send");
                         end.taken += bytes.len() as u64;
                         end.waits = None;
                     }

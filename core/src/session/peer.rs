@@ -20,6 +20,10 @@ use crate::window::SendWindow;
 /// Why the session has to fail.
 type Fault = String;
 
+/// Bytes that a call is answered with, though perhaps later and by its user: a
+/// confirmation and a CLOSE.
+const CALL: u64 = 17 + 5;
+
 impl Session {
     /// A message came in on the pipe, from its type byte on.
     pub fn receive(&mut self, bytes: Vec<u8>) -> Vec<Effect> {
@@ -242,9 +246,10 @@ impl Session {
             }
             Open::Other { name, .. } => {
                 // A client must not open sessions for a server (RFC 4254 6.1).
-                let (code, why) = match name {
-                    b"session" => (reason::PROHIBITED, "not a server"),
-                    _ => (reason::UNKNOWN_TYPE, "unknown channel type"),
+                let (code, why) = if name == b"session" || name.starts_with(b"direct-") {
+                    (reason::PROHIBITED, "not a server")
+                } else {
+                    (reason::UNKNOWN_TYPE, "unknown channel type")
                 };
                 return self.refuse(sender.0, code, why);
             }
@@ -270,6 +275,7 @@ impl Session {
         }
         listener.calls.push_back(Call { channel: sender, window, packet, local, remote });
         self.calls += 1;
+        self.out.answers += CALL;
         self.match_calls(id);
     }
 
@@ -310,17 +316,17 @@ impl Session {
         if !matches!(client.state, State::Dialing(_)) {
             return Ok(());
         }
-        if let Some(pipe) = &mut self.pipe {
-            pipe.path.trip.took(self.now.saturating_sub(client.since));
-        }
-        let State::Dialing(Dial { control, channel: Some((_, receive)), .. }) =
+        let State::Dialing(Dial { control, asked: Some(asked), .. }) =
             client.enter(State::Closed, self.now)
         else {
             return Ok(());
         };
+        if let Some(pipe) = &mut self.pipe {
+            pipe.path.trip.took(self.now.saturating_sub(asked.at));
+        }
         self.deadlines.remove(id);
         let send = SendWindow::new(window, packet, self.limits.packet);
-        let conversation = Conversation::new(ours, theirs, receive, send);
+        let conversation = Conversation::new(ours, theirs, asked.window, send);
         client.enter(State::Established(conversation), self.now);
         self.channels.set(ours, Channel::Open { owner: id });
         self.out.statistics.dials += 1;
@@ -515,7 +521,9 @@ fn out_of_place(what: &str, ours: Ours, found: Option<Channel>) -> Fault {
         Some(Channel::Opening { .. }) => {
             format!("the far side sent {what} for channel {number} before opening it")
         }
-        Some(_) => format!("the far side sent {what} for channel {number}, which is open"),
+        Some(_) => {
+            format!("the far side sent {what} for channel {number}, which was opened before")
+        }
     }
 }
 

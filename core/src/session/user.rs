@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 
 use super::{Awaited, Session};
 use crate::client::{
-    Announcing, Bound, Call, Client, Control, Conversation, Dial, Listener, Outgoing, State, Write,
+    Announcing, Asked, Bound, Call, Client, Control, Conversation, Dial, Listener, Outgoing, State,
+    Write,
 };
 use crate::ctl::{Announced, Command, Target};
 use crate::effect::{
@@ -151,8 +152,8 @@ impl Session {
         self.set_deadline(id, wait);
         let Ok(client) = self.clients.get_mut(id) else { return Ok(()) };
         client.remote = alloc::format!("{target}");
-        self.out.requests.insert(control.request, id);
-        client.enter(State::Dialing(Dial { control, target, channel: None }), self.now);
+        self.out.requests.insert(control.request, (id, 0));
+        client.enter(State::Dialing(Dial { control, target, asked: None }), self.now);
         self.open_channel(id);
         Ok(())
     }
@@ -178,7 +179,7 @@ impl Session {
                 Target::Unix { path } => Open::DirectStreamlocal { path: path.as_bytes() },
             },
         });
-        dial.channel = Some((channel, window));
+        dial.asked = Some(Asked { channel, window, at: self.now });
     }
 
     fn announce(
@@ -215,7 +216,7 @@ impl Session {
         self.set_deadline(id, self.limits.dial_time);
         let Ok(client) = self.clients.get_mut(id) else { return Ok(()) };
         client.local = alloc::format!("{address}");
-        self.out.requests.insert(control.request, id);
+        self.out.requests.insert(control.request, (id, 0));
         self.serial += 1;
         let announcing = Announcing { control, serial: self.serial };
         client.enter(State::Announcing(announcing), self.now);
@@ -269,7 +270,7 @@ impl Session {
     pub(super) fn resume(&mut self, id: ClientId) {
         let Ok(client) = self.clients.get_mut(id) else { return };
         match &mut client.state {
-            State::Dialing(dial) if dial.channel.is_none() => {
+            State::Dialing(dial) if dial.asked.is_none() => {
                 self.set_deadline(id, self.limits.dial_time);
                 self.open_channel(id);
             }
@@ -310,7 +311,7 @@ impl Session {
         let error = match &mut client.state {
             State::Established(c) => match c.outgoing {
                 Outgoing::Open => {
-                    self.out.requests.insert(control.request, id);
+                    self.out.requests.insert(control.request, (id, 0));
                     c.outgoing = Outgoing::Ending(control);
                     self.give_turn(id);
                     return Ok(());
@@ -345,14 +346,17 @@ impl Session {
             self.out.complete(request, Ok(Reply::Data(Vec::new())));
             return Ok(());
         }
-        inbox.reads.push_back((request, count));
+        let place = self.out.next_place();
+        inbox.reads.push(place, (request, count));
         let taken = self.out.serve(inbox);
         receive.consumed(taken, &mut self.pool);
         if !inbox.reads.is_empty() {
-            self.out.requests.insert(request, id);
+            self.out.requests.insert(request, (id, place));
         }
         if taken > 0 {
+            let before = self.out.in_pipe;
             self.grant(id, taken);
+            self.out.answers += self.out.in_pipe - before;
         }
         Ok(())
     }
@@ -388,8 +392,9 @@ impl Session {
         }
         self.queued += length;
         c.unsent += length;
-        c.writes.push_back(Write { request, bytes: Piece::new(bytes, 0), sent: 0 });
-        self.out.requests.insert(request, id);
+        let place = self.out.next_place();
+        c.writes.push(place, Write { request, bytes: Piece::new(bytes, 0), sent: 0 });
+        self.out.requests.insert(request, (id, place));
         self.give_turn(id);
         Ok(())
     }
@@ -412,8 +417,9 @@ impl Session {
         if let Bound::Refused(error) = &listener.bound {
             return Err(error.clone());
         }
-        self.out.requests.insert(request, id);
-        listener.listens.push_back(request);
+        let place = self.out.next_place();
+        self.out.requests.insert(request, (id, place));
+        listener.listens.push(place, request);
         self.match_calls(id);
         Ok(())
     }
@@ -425,7 +431,6 @@ impl Session {
             && !listener.calls.is_empty()
             && let Some(request) = listener.listens.pop_front()
         {
-            trim(&mut listener.listens);
             let protocol = client.protocol;
             match self.new_client(protocol) {
                 Err(error) => self.out.complete(request, Err(error)),
@@ -474,13 +479,13 @@ impl Session {
 
     /// Gives up on a request.
     pub fn flush(&mut self, request: RequestId) -> Vec<Effect> {
-        if let Some(&id) = self.out.requests.get(&request) {
-            self.give_up_request(request, id);
+        if let Some(&(id, place)) = self.out.requests.get(&request) {
+            self.give_up_request(request, id, place);
         }
         self.finish()
     }
 
-    fn give_up_request(&mut self, request: RequestId, id: ClientId) {
+    fn give_up_request(&mut self, request: RequestId, id: ClientId, place: u64) {
         let Ok(client) = self.clients.get_mut(id) else { return };
         let mut outcome = Err(Error::interrupted());
         match &mut client.state {
@@ -489,16 +494,11 @@ impl Session {
                 return;
             }
             State::Listen(listener) => {
-                listener.listens.retain(|r| *r != request);
-                trim(&mut listener.listens);
+                listener.listens.take(place);
             }
             State::Established(c) => {
-                c.inbox.reads.retain(|(r, _)| *r != request);
-                trim(&mut c.inbox.reads);
-                if let Some(at) = c.writes.iter().position(|write| write.request == request)
-                    && let Some(write) = c.writes.remove(at)
-                {
-                    trim(&mut c.writes);
+                c.inbox.reads.take(place);
+                if let Some(write) = c.writes.take(place) {
                     let left = write.bytes.len() as u64;
                     c.unsent = c.unsent.saturating_sub(left);
                     self.queued = self.queued.saturating_sub(left);

@@ -69,7 +69,7 @@ pub struct Session {
 #[derive(Default)]
 struct Pipe {
     in_pipe: u64,
-    /// How many of those at most are answers to what the peer said.
+    /// How many of those are answers to what the peer said, or will be.
     answers: u64,
     channels: BTreeMap<u32, Channel>,
     /// Our global requests that are not answered: what is to be bound, for whom and

@@ -212,10 +212,11 @@ fn channels_that_a_client_does_not_take_are_refused() {
     s.announce("*!99");
     let other = |name, data| Open::Other { name, data };
     let direct = Open::DirectTcpip { host: b"h", port: 99, originator: b"::1", originator_port: 1 };
-    let cases: [(Open<'_>, u32, &str); 7] = [
+    let cases: [(Open<'_>, u32, &str); 8] = [
         (other(b"session", b""), reason::PROHIBITED, "not a server"),
         (direct, reason::PROHIBITED, "not a server"),
         (Open::DirectStreamlocal { path: b"/s" }, reason::PROHIBITED, "not a server"),
+        (other(b"direct-x@example.com", b""), reason::PROHIBITED, "not a server"),
         (other(b"x11", b"\0\0\0\x03::1\0\0\x10\0"), reason::UNKNOWN_TYPE, "unknown channel type"),
         (other(b"auth-agent@openssh.com", b""), reason::UNKNOWN_TYPE, "unknown channel type"),
         (other(b"", b"\xff\xff\xff\xff"), reason::UNKNOWN_TYPE, "unknown channel type"),

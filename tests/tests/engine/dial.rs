@@ -339,14 +339,17 @@ fn a_second_answer_to_a_dial_fails_the_session() {
     let mut s = Bench::new();
     let line = s.dial();
     let effects = s.hear(confirmation(line.ours, 1, 1));
-    exactly(&effects, [fail("the far side sent a confirmation for channel 0, which is open")]);
+    exactly(
+        &effects,
+        [fail("the far side sent a confirmation for channel 0, which was opened before")],
+    );
     assert_eq!(s.state(line.id), ClientState::Finished);
 
     let mut s = Bench::new();
     let line = s.dial();
     exactly(
         &s.hear(failure(line.ours, 2, b"no")),
-        [fail("the far side sent a refusal for channel 0, which is open")],
+        [fail("the far side sent a refusal for channel 0, which was opened before")],
     );
 
     let mut s = Bench::new();

@@ -2,8 +2,10 @@
 
 use sshnet_core::message::{Global, Message};
 use sshnet_core::{ClientState, Effect, ErrorCode, Limits};
-use sshnet_tests::bench::{Bench, PACKET, limits};
-use sshnet_tests::peer::{among, count, data_sent, done, error, exactly, fail, order, send, sent};
+use sshnet_tests::bench::{Bench, PACKET, limits, taken};
+use sshnet_tests::peer::{
+    among, call, count, data_sent, done, error, exactly, fail, order, send, sent,
+};
 
 /// A room for three packets of 1000 bytes.
 fn narrow() -> Bench {
@@ -151,6 +153,29 @@ fn a_flood_of_requests_without_reading_fails_the_session() {
     );
     assert_eq!(s.state(line.id), ClientState::Finished);
     assert_eq!(s.statistics().in_pipe, 0);
+}
+
+/// Nor may it have calls taken and hung up without end: the message that takes one is
+/// no answer to what came just then, and yet its doing.
+#[test]
+fn calls_that_are_taken_and_hung_up_without_reading_fail_the_session() {
+    let mut s = Bench::with(Limits { packet: 1_000, room: 1_000, control: 4_096, ..limits() });
+    let listener = s.announce("*!99");
+    s.took_all();
+    // Room, a packet and the limit for the rest, in confirmations of 17 bytes and
+    // CLOSEs of 5.
+    for round in 0..=(1_000 + 1_000 + 4_096) / 22 {
+        assert_eq!(s.statistics().in_pipe, round * 22);
+        exactly(&s.hear(call(70, "", 99)), []);
+        let (id, ours) = taken(&s.listen(1, listener));
+        exactly(&s.release(id), [send(Message::Close { recipient: 70 })]);
+        if round < (1_000 + 1_000 + 4_096) / 22 {
+            exactly(&s.hear(Message::Close { recipient: ours }), []);
+        } else {
+            let why = fail("the far side asks for answers and does not read them");
+            exactly(&s.hear(Message::Close { recipient: ours }), [why]);
+        }
+    }
 }
 
 /// One that reads may ask as much as it likes.

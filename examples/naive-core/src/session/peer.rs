@@ -319,6 +319,9 @@ impl Session {
             | Open::Other { name: b"session", .. } => {
                 return self.refuse(theirs, reason::PROHIBITED, "not a server");
             }
+            Open::Other { name, .. } if name.starts_with(b"direct-") => {
+                return self.refuse(theirs, reason::PROHIBITED, "not a server");
+            }
             Open::Other { .. } => {
                 return self.refuse(theirs, reason::UNKNOWN_TYPE, "unknown channel type");
             }
@@ -339,6 +342,10 @@ impl Session {
             return self.refuse(theirs, reason::RESOURCE_SHORTAGE, "too many calls wait");
         }
         listener.calls.push_back(Call { theirs, window, packet, local, remote });
+        if let Some(pipe) = &mut self.pipe {
+            // Its confirmation and its CLOSE, whenever they are.
+            pipe.answers += 17 + 5;
+        }
         self.match_calls(id);
     }
 

@@ -278,6 +278,8 @@ impl Model {
             self.event.owed_refusals.push(theirs);
         } else if let Some(pipe) = &mut self.pipe {
             pipe.calls.push_back(Waiting { theirs, window, packet, port });
+            // A confirmation and a CLOSE.
+            pipe.answers += 17 + 5;
             let bound = self.clients.values().find(|client| match &client.state {
                 State::Listen(l) => l.place == place && l.bound == Bound::Yes,
                 _ => false,
@@ -340,7 +342,10 @@ impl Model {
         pipe.in_pipe += bytes.len() as u64;
         self.figures.messages_sent += 1;
         let message = Message::decode(bytes).map_err(|error| format!("it sent a {error}"))?;
-        if self.event.heard && !matches!(message, Message::Data { .. }) {
+        // Window is for what came, whenever it is read.
+        if matches!(message, Message::WindowAdjust { .. } | Message::Request { .. })
+            || self.event.heard && !matches!(message, Message::Data { .. })
+        {
             pipe.answers += bytes.len() as u64;
         }
         ensure!(message.encode() == bytes, "what it sent has two forms: {message:?}");
