@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{IoSlice, Read, Write};
+use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -86,20 +87,29 @@ impl Nine {
 
     /// Makes all these requests at once; answers in their order.
     fn all(&mut self, requests: Vec<(u8, Body)>) -> Result<Vec<Answer>> {
-        let count = requests.len();
-        let frames: Vec<Vec<u8>> = requests
-            .into_iter()
-            .zip(0..)
-            .map(|((kind, body), tag)| frame(kind, tag, body))
-            .collect();
+        let tags = self.ask(0, requests)?;
+        let mut came = HashMap::new();
+        tags.map(|tag| self.answer_to(tag, &mut came)).collect()
+    }
+
+    /// Makes these requests, with tags from this one on: those.
+    fn ask(&mut self, first: u16, requests: Vec<(u8, Body)>) -> Result<Range<u16>> {
+        let tags = first..first + u16::try_from(requests.len())?;
+        let frames = requests.into_iter().zip(tags.clone());
+        let frames: Vec<_> = frames.map(|((kind, body), tag)| frame(kind, tag, body)).collect();
         self.stream.write_all(&frames.concat())?;
-        let mut answers: HashMap<u16, Answer> = HashMap::new();
-        for _ in 0..count {
+        Ok(tags)
+    }
+
+    /// The answer to the request with this tag, among those that came before it.
+    fn answer_to(&mut self, tag: u16, came: &mut HashMap<u16, Answer>) -> Result<Answer> {
+        loop {
+            if let Some(answer) = came.remove(&tag) {
+                return Ok(answer);
+            }
             let (tag, answer) = self.answer()?;
-            answers.insert(tag, answer);
+            came.insert(tag, answer);
         }
-        let take = |tag| answers.remove(&tag).context("an answer to no request");
-        (0..count as u16).map(take).collect()
     }
 
     fn fid(&mut self) -> u32 {
@@ -115,27 +125,31 @@ impl Nine {
         [(TWALK, walk), (TOPEN, Body::new().u32(fid).u8(ORDWR))]
     }
 
-    /// Opens so many conversations at once with a port there, in two round trips: a
-    /// server does in order what it is sent.
+    /// Opens so many conversations at once with a port there. It waits for the numbers
+    /// of the clients, and while they dial opens their `data`: a server does in order
+    /// what it is sent.
     pub(crate) fn dial(&mut self, port: u16, count: usize) -> Result<Vec<Conversation>> {
         let ctls: Vec<u32> = (0..count).map(|_| self.fid()).collect();
-        let clone = |ctl: &u32| {
-            let [walk, open] = Self::open("tcp/clone", *ctl);
-            [walk, open, read(*ctl, 64)]
-        };
-        let answers = self.all(ctls.iter().flat_map(clone).collect())?;
-        let number = |text: &Answer| String::from_utf8_lossy(payload(text)).trim().to_owned();
-        let numbers: Vec<String> = answers.chunks(3).filter_map(<[_]>::last).map(number).collect();
         let connect = format!("connect 127.0.0.1!{port}");
-        let mut requests = Vec::new();
+        let dial = |ctl: &u32| {
+            let [walk, open] = Self::open("tcp/clone", *ctl);
+            [walk, open, read(*ctl, 64), (TWRITE, write(*ctl, connect.as_bytes()))]
+        };
+        let dials = self.ask(0, ctls.iter().flat_map(dial).collect())?;
+        let mut came = HashMap::new();
+        let mut opens = Vec::new();
         let mut conversations = Vec::new();
-        for (number, ctl) in numbers.into_iter().zip(ctls) {
+        for (ctl, tag) in ctls.into_iter().zip(dials.clone().skip(2).step_by(4)) {
+            let number = self.answer_to(tag, &mut came)?;
+            let number = String::from_utf8_lossy(payload(&number)).trim().to_owned();
             let data = self.fid();
-            requests.push((TWRITE, write(ctl, connect.as_bytes())));
-            requests.extend(Self::open(&format!("tcp/{number}/data"), data));
+            opens.extend(Self::open(&format!("tcp/{number}/data"), data));
             conversations.push(Conversation { number, ctl, data });
         }
-        self.all(requests)?;
+        let opens = self.ask(dials.end, opens)?;
+        for tag in dials.filter(|tag| tag % 4 != 2).chain(opens) {
+            self.answer_to(tag, &mut came)?;
+        }
         Ok(conversations)
     }
 

@@ -135,6 +135,8 @@ pub(crate) struct Call {
 pub(crate) struct Conversation {
     pub(crate) channel: Ours,
     pub(crate) peer: Theirs,
+    /// Whether the peer began it.
+    pub(crate) called: bool,
     pub(crate) inbox: Inbox,
     pub(crate) receive: ReceiveWindow,
     pub(crate) send: SendWindow,
@@ -291,12 +293,14 @@ impl Conversation {
     pub(crate) fn new(
         channel: Ours,
         peer: Theirs,
+        called: bool,
         receive: ReceiveWindow,
         send: SendWindow,
     ) -> Self {
         Self {
             channel,
             peer,
+            called,
             inbox: Inbox::default(),
             receive,
             send,

@@ -231,7 +231,7 @@ mod tests {
             if random % 8 < [7, 4, 1, 4][(place / 10_000) as usize] {
                 line.push(place, random);
                 list.push_back((place, random));
-            } else if random.is_multiple_of(16) {
+            } else if (random >> 4).is_multiple_of(8) {
                 assert_eq!(line.pop_front(), list.pop_front().map(|(_, thing)| thing));
             } else if let Some(at) = (random as usize >> 8).checked_rem(list.len()) {
                 let (place, thing) = list.remove(at).unwrap();

@@ -101,7 +101,7 @@ struct Out {
     place: u64,
     /// Bytes handed to the pipe and not taken.
     in_pipe: u64,
-    /// How many of them are answers to what the peer said, or will be.
+    /// How many of them at least are answers to what the peer did.
     answers: u64,
     statistics: Statistics,
 }
@@ -135,6 +135,14 @@ impl Out {
             data: b"",
         });
         c.probes
+    }
+
+    /// Sends what the peer's doing calls for, if only in the end: it is to read that
+    /// before it calls for more.
+    fn answer(&mut self, message: &Message<'_>) {
+        let before = self.in_pipe;
+        self.send(message);
+        self.answers += self.in_pipe - before;
     }
 
     fn send_bytes(&mut self, message: Vec<u8>) {

@@ -158,7 +158,7 @@ impl Session {
         {
             c.receive.took(taken, self.now, &mut pipe.path);
             if let Some(bytes) = c.receive.grant(self.limits.packet, &pipe.path, &mut self.pool) {
-                self.out.send(&Message::WindowAdjust { recipient: c.peer.0, bytes });
+                self.out.answer(&Message::WindowAdjust { recipient: c.peer.0, bytes });
                 let due = pipe.path.trip.is_due(self.now);
                 self.sound(id, due);
             }

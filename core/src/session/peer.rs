@@ -20,10 +20,6 @@ use crate::window::SendWindow;
 /// Why the session has to fail.
 type Fault = String;
 
-/// Bytes that a call is answered with, though perhaps later and by its user: a
-/// confirmation and a CLOSE.
-const CALL: u64 = 17 + 5;
-
 impl Session {
     /// A message came in on the pipe, from its type byte on.
     pub fn receive(&mut self, bytes: Vec<u8>) -> Vec<Effect> {
@@ -34,9 +30,8 @@ impl Session {
                 pipe.heard = now;
                 pipe.probed = None;
                 self.out.statistics.messages_received += 1;
-                let before = self.out.in_pipe;
                 match self.take(bytes) {
-                    Ok(()) => self.answer_for(self.out.in_pipe.saturating_sub(before)),
+                    Ok(()) => self.stem(),
                     Err(fault) => self.fail(&fault),
                 }
             }
@@ -44,11 +39,9 @@ impl Session {
         self.finish()
     }
 
-    /// So many bytes are what the peer's message has for an answer. One that makes
-    /// us answer and does not read is at fault; what our users have sent is not its
-    /// doing.
-    fn answer_for(&mut self, bytes: u64) {
-        self.out.answers += bytes;
+    /// A peer that makes us answer and does not read is at fault; what our users have
+    /// sent is not its doing.
+    fn stem(&mut self) {
         let control = u64::from(self.limits.control);
         let limit = u64::from(self.limits.room) + u64::from(self.limits.packet) + control;
         if self.out.answers > control && self.out.in_pipe > limit {
@@ -73,7 +66,7 @@ impl Session {
                 // RFC 4254 section 4: what is not known is refused, where a reply
                 // is wanted. There is none that a client has to know.
                 if want_reply {
-                    self.out.send(&Message::RequestFailure);
+                    self.out.answer(&Message::RequestFailure);
                 } else if request.name() != b"hostkeys-00@openssh.com" {
                     let name = printable(request.name());
                     self.out.warn(format!("global request {name} passed over"));
@@ -275,14 +268,13 @@ impl Session {
         }
         listener.calls.push_back(Call { channel: sender, window, packet, local, remote });
         self.calls += 1;
-        self.out.answers += CALL;
         self.match_calls(id);
     }
 
     /// Refuses a channel.
     pub(super) fn refuse(&mut self, recipient: u32, reason: u32, why: &str) {
         self.out.statistics.calls_refused += 1;
-        self.out.send(&Message::OpenFailure {
+        self.out.answer(&Message::OpenFailure {
             recipient,
             reason,
             description: why.as_bytes(),
@@ -326,7 +318,7 @@ impl Session {
         }
         self.deadlines.remove(id);
         let send = SendWindow::new(window, packet, self.limits.packet);
-        let conversation = Conversation::new(ours, theirs, asked.window, send);
+        let conversation = Conversation::new(ours, theirs, false, asked.window, send);
         client.enter(State::Established(conversation), self.now);
         self.channels.set(ours, Channel::Open { owner: id });
         self.out.statistics.dials += 1;
@@ -337,7 +329,7 @@ impl Session {
 
     /// Closes a channel that no client has.
     fn close_orphan(&mut self, ours: Ours, theirs: Theirs) {
-        self.out.send(&Message::Close { recipient: theirs.0 });
+        self.out.answer(&Message::Close { recipient: theirs.0 });
         self.channels.set(ours, Channel::Closing { owner: None });
     }
 
@@ -442,7 +434,7 @@ impl Session {
                 if let Ok(client) = self.clients.get_mut(owner)
                     && let State::Established(c) = &client.state
                 {
-                    self.out.send(&Message::Close { recipient: c.peer.0 });
+                    self.out.answer(&Message::Close { recipient: c.peer.0 });
                 }
                 let error = Error::closed_by_peer();
                 self.finish_conversation(owner, &error);
@@ -469,7 +461,7 @@ impl Session {
             && let Ok(client) = self.clients.get_mut(id)
             && let State::Established(c) = &client.state
         {
-            self.out.send(&Message::Failure { recipient: c.peer.0 });
+            self.out.answer(&Message::Failure { recipient: c.peer.0 });
         }
         Ok(())
     }
@@ -507,7 +499,7 @@ impl Session {
         if let Ok(client) = self.clients.get_mut(id)
             && let State::Established(c) = &client.state
         {
-            self.out.send(&Message::Close { recipient: c.peer.0 });
+            self.out.answer(&Message::Close { recipient: c.peer.0 });
             self.channels.set(c.channel, Channel::Closing { owner: None });
         }
         self.finish_conversation(id, &error);

@@ -354,9 +354,7 @@ impl Session {
             self.out.requests.insert(request, (id, place));
         }
         if taken > 0 {
-            let before = self.out.in_pipe;
             self.grant(id, taken);
-            self.out.answers += self.out.in_pipe - before;
         }
         Ok(())
     }
@@ -459,7 +457,7 @@ impl Session {
         let Some(pipe) = &self.pipe else { return };
         let channel = self.channels.insert(Channel::Open { owner: taker });
         let window = ReceiveWindow::new(&pipe.path, &mut self.pool);
-        self.out.send(&Message::OpenConfirmation {
+        self.out.answer(&Message::OpenConfirmation {
             recipient: call.channel.0,
             sender: channel.0,
             window: window.open(),
@@ -468,7 +466,7 @@ impl Session {
         });
         self.out.statistics.calls += 1;
         let send = SendWindow::new(call.window, call.packet, self.limits.packet);
-        let conversation = Conversation::new(channel, call.channel, window, send);
+        let conversation = Conversation::new(channel, call.channel, true, window, send);
         if let Ok(client) = self.clients.get_mut(taker) {
             client.local = call.local;
             client.remote = call.remote;
@@ -574,7 +572,13 @@ impl Session {
     }
 
     fn end_conversation(&mut self, id: ClientId, mut c: Conversation, error: &Error) {
-        self.out.send(&Message::Close { recipient: c.peer.0 });
+        let close = Message::Close { recipient: c.peer.0 };
+        if c.called {
+            // Without the call there would be none.
+            self.out.answer(&close);
+        } else {
+            self.out.send(&close);
+        }
         self.channels.set(c.channel, Channel::Closing { owner: Some(id) });
         Self::drop_inbox(&mut self.pool, &mut c.inbox, &mut c.receive);
         self.queued = self.queued.saturating_sub(c.unsent);

@@ -69,7 +69,7 @@ pub struct Session {
 #[derive(Default)]
 struct Pipe {
     in_pipe: u64,
-    /// How many of those are answers to what the peer said, or will be.
+    /// How many of those at least are answers to what the peer did.
     answers: u64,
     channels: BTreeMap<u32, Channel>,
     /// Our global requests that are not answered: what is to be bound, for whom and
@@ -147,6 +147,8 @@ struct Call {
 struct Talk {
     channel: u32,
     theirs: u32,
+    /// Whether the peer began it.
+    called: bool,
     /// What the peer still accepts, and in one message.
     window: u32,
     packet: u32,
@@ -329,6 +331,15 @@ impl Session {
         pipe.in_pipe += bytes.len() as u64;
         self.counted.messages_sent += 1;
         self.effects.push(Effect::Send(bytes));
+    }
+
+    /// Sends what the peer's doing calls for, if only in the end.
+    fn answer(&mut self, message: Message<'_>) {
+        let length = message.encode().len() as u64;
+        self.send(message);
+        if let Some(pipe) = &mut self.pipe {
+            pipe.answers += length;
+        }
     }
 
     fn warn(&mut self, what: &str) {

@@ -1,10 +1,10 @@
 //! Who may send when: the pipe's room, and turns (RFC 4254 leaves both open).
 
-use sshnet_core::message::{Global, Message};
-use sshnet_core::{ClientState, Effect, ErrorCode, Limits};
-use sshnet_tests::bench::{Bench, PACKET, limits, taken};
+use sshnet_core::message::{Global, Message, reason};
+use sshnet_core::{ClientId, ClientState, Effect, ErrorCode, Limits};
+use sshnet_tests::bench::{Bench, Line, PACKET, limits, taken};
 use sshnet_tests::peer::{
-    among, call, count, data_sent, done, error, exactly, fail, order, send, sent,
+    among, call, count, data_sent, done, error, exactly, fail, order, refusal, send, sent,
 };
 
 /// A room for three packets of 1000 bytes.
@@ -155,27 +155,121 @@ fn a_flood_of_requests_without_reading_fails_the_session() {
     assert_eq!(s.statistics().in_pipe, 0);
 }
 
-/// Nor may it have calls taken and hung up without end: the message that takes one is
-/// no answer to what came just then, and yet its doing.
+/// Nor may it make our users answer: what they send is its doing, too, where it is for
+/// a call, or for data that they read.
 #[test]
-fn calls_that_are_taken_and_hung_up_without_reading_fail_the_session() {
-    let mut s = Bench::with(Limits { packet: 1_000, room: 1_000, control: 4_096, ..limits() });
-    let listener = s.announce("*!99");
-    s.took_all();
-    // Room, a packet and the limit for the rest, in confirmations of 17 bytes and
-    // CLOSEs of 5.
-    for round in 0..=(1_000 + 1_000 + 4_096) / 22 {
-        assert_eq!(s.statistics().in_pipe, round * 22);
-        exactly(&s.hear(call(70, "", 99)), []);
-        let (id, ours) = taken(&s.listen(1, listener));
-        exactly(&s.release(id), [send(Message::Close { recipient: 70 })]);
-        if round < (1_000 + 1_000 + 4_096) / 22 {
-            exactly(&s.hear(Message::Close { recipient: ours }), []);
-        } else {
-            let why = fail("the far side asks for answers and does not read them");
-            exactly(&s.hear(Message::Close { recipient: ours }), [why]);
+fn what_a_peer_makes_users_send_fails_the_session_when_it_does_not_read() {
+    type Round = fn(&mut Bench, ClientId, Line);
+    let rounds: [(&str, Round); 3] = [
+        ("calls that are taken and hung up", |s, listener, _| {
+            s.hear(call(70, "", 99));
+            let (id, ours) = taken(&s.listen(1, listener));
+            exactly(&s.release(id), [send(Message::Close { recipient: 70 })]);
+            s.hear(Message::Close { recipient: ours });
+        }),
+        ("calls that are rejected", |s, listener, line| {
+            s.hear(call(70, "", 99));
+            let reason = "x".repeat(200);
+            let sent = send(refusal(70, reason::CONNECT_FAILED, &reason));
+            exactly(&s.control(1, listener, format!("reject 0 {reason}")), [sent, done(1)]);
+            s.hear(Message::Data { recipient: line.ours, data: b"" });
+        }),
+        ("data that is read", |s, _, line| {
+            while s.info(line.id).receive_window >= 1_000 {
+                s.hear(Message::Data { recipient: line.ours, data: &[7; 1_000] });
+            }
+            assert!(s.drain(line).1 > 0, "there is window again");
+            s.hear(Message::Data { recipient: line.ours, data: b"" });
+        }),
+    ];
+    let limit = 1_000 + 1_000 + 4_096;
+    for (what, round) in rounds {
+        let mut s = Bench::with(Limits { packet: 1_000, room: 1_000, control: 4_096, ..limits() });
+        let listener = s.announce("*!99");
+        let line = s.dial();
+        s.took_all();
+        let mut most = 0;
+        while s.statistics().pipe_up {
+            most = s.statistics().in_pipe;
+            // A round is of 226 bytes at most.
+            assert!(most <= limit + 226, "{what}: {most}");
+            round(&mut s, listener, line);
+        }
+        assert!(most > limit - 226, "{what}: {most} was too much");
+    }
+}
+
+/// A call that was taken at once: the client and the engine's number of its channel.
+fn accepted(s: &mut Bench, listener: ClientId, port: u32) -> (ClientId, u32) {
+    s.listen(1, listener);
+    let theirs = s.channel();
+    taken(&s.hear(call(theirs, "", port)))
+}
+
+/// It is not to blame for what they end by themselves: the CLOSE of a dial counts for
+/// nothing, that of a call as its confirmation did.
+#[test]
+fn a_peer_is_to_blame_for_the_end_of_calls_and_not_of_dials() {
+    for called in [false, true] {
+        let mut s = Bench::with(Limits {
+            clients: 1_302,
+            windows: 1 << 30,
+            packet: 1_000,
+            room: 1_000,
+            control: 4_096,
+            ..limits()
+        });
+        let listener = s.announce("*!99");
+        let mut lines = Vec::new();
+        for _ in 0..1_300 {
+            lines.push(if called { accepted(&mut s, listener, 99).0 } else { s.dial().id });
+            s.took_all();
+        }
+        for id in lines {
+            s.release(id);
+        }
+        assert_eq!(s.statistics().in_pipe, 1_300 * 5);
+        s.hear(Message::GlobalRequest {
+            want_reply: false,
+            request: Global::Other { name: b"hostkeys-00@openssh.com", data: b"" },
+        });
+        assert_eq!(s.statistics().pipe_up, !called);
+    }
+}
+
+/// What was taken is no longer owed, however much it was.
+#[test]
+fn what_a_peer_has_read_is_not_held_against_it() {
+    let mut s = Bench::with(Limits {
+        clients: 400,
+        packet: 1_000,
+        room: 1_000,
+        control: 4_096,
+        ..limits()
+    });
+    for port in 1..300 {
+        s.announce(&format!("*!{port}"));
+        s.took_all();
+    }
+    let listener = s.announce("*!300");
+    for closes_first in [false, true] {
+        for _ in 0..1_000 {
+            let (id, ours) = accepted(&mut s, listener, 300);
+            if closes_first {
+                s.hear(Message::Close { recipient: ours });
+            }
+            s.release(id);
+            if !closes_first {
+                s.hear(Message::Close { recipient: ours });
+            }
+            s.took_all();
         }
     }
+    s.shutdown("over");
+    assert!(s.statistics().in_pipe > 1_000 + 1_000 + 4_096);
+    let request = Global::Other { name: b"x", data: b"" };
+    let ask = Message::GlobalRequest { want_reply: true, request };
+    exactly(&s.hear(ask), [send(Message::RequestFailure)]);
 }
 
 /// One that reads may ask as much as it likes.

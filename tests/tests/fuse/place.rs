@@ -16,7 +16,7 @@ use tempfile::TempDir;
 /// How long anything may take that has no reason to.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a signal may take to end what waits.
-pub(crate) const AT_ONCE: Duration = Duration::from_secs(1);
+pub(crate) const AT_ONCE: Duration = Duration::from_secs(5);
 /// The ordinary user: nobody, in nogroup.
 const NOBODY: &str = "65534";
 

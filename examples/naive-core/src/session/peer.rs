@@ -19,7 +19,6 @@ impl Session {
         };
         pipe.heard = now;
         pipe.probed = None;
-        let before = pipe.in_pipe;
         self.counted.messages_received += 1;
         let fault = match Message::decode(bytes) {
             Ok(message) => self.hear(message).err(),
@@ -33,17 +32,15 @@ impl Session {
         }
         let control = u64::from(self.limits.control);
         let most = u64::from(self.limits.room) + u64::from(self.limits.packet) + control;
-        if let Some(pipe) = &mut self.pipe {
-            pipe.answers += pipe.in_pipe - before;
-            if pipe.answers > control && pipe.in_pipe > most {
-                self.fail("the far side asks for answers and does not read them");
-            }
+        let floods = |pipe: &Pipe| pipe.answers > control && pipe.in_pipe > most;
+        if self.pipe.as_ref().is_some_and(floods) {
+            self.fail("the far side asks for answers and does not read them");
         }
     }
 
     pub(super) fn hear(&mut self, message: Message<'_>) -> Result<(), String> {
         match message {
-            Message::GlobalRequest { want_reply: true, .. } => self.send(Message::RequestFailure),
+            Message::GlobalRequest { want_reply: true, .. } => self.answer(Message::RequestFailure),
             Message::GlobalRequest { .. } => self.warn("a global request is passed over"),
             Message::RequestSuccess { data } => self.answered(Some(data)),
             Message::RequestFailure => self.answered(None),
@@ -97,7 +94,7 @@ impl Session {
                     Ok(())
                 })?;
                 if let Some(recipient) = theirs.filter(|_| want_reply) {
-                    self.send(Message::Failure { recipient });
+                    self.answer(Message::Failure { recipient });
                 }
             }
             Message::Success { recipient } | Message::Failure { recipient } => {
@@ -155,7 +152,7 @@ impl Session {
             Ok(()) => self.serve(owner),
             Err(rule) => {
                 self.warn(rule);
-                self.send(Message::Close { recipient: theirs });
+                self.answer(Message::Close { recipient: theirs });
                 self.set_channel(ours, Phase::Closing, None);
                 self.finish(owner, &error(ErrorCode::Other, rule));
             }
@@ -167,7 +164,7 @@ impl Session {
         let now = self.now;
         match self.channel(ours) {
             Some(Channel { phase: Phase::Open, owner: Some(owner), theirs }) => {
-                self.send(Message::Close { recipient: theirs });
+                self.answer(Message::Close { recipient: theirs });
                 self.remove_channel(ours);
                 self.finish(owner, &error(ErrorCode::ConnectionReset, "connection closed"));
             }
@@ -199,7 +196,7 @@ impl Session {
             if let Some(id) = owner {
                 self.hang_up(id, &error(ErrorCode::Other, "the far side accepts no data"));
             }
-            self.send(Message::Close { recipient: theirs });
+            self.answer(Message::Close { recipient: theirs });
             return self.set_channel(ours, Phase::Closing, None);
         };
         self.set_channel(ours, Phase::Open, owner);
@@ -299,7 +296,7 @@ impl Session {
     pub(super) fn refuse(&mut self, recipient: u32, reason: u32, why: &str) {
         self.counted.calls_refused += 1;
         let (description, language) = (why.as_bytes(), b"en");
-        self.send(Message::OpenFailure { recipient, reason, description, language });
+        self.answer(Message::OpenFailure { recipient, reason, description, language });
     }
 
     /// A channel is asked for: a call.
@@ -342,10 +339,6 @@ impl Session {
             return self.refuse(theirs, reason::RESOURCE_SHORTAGE, "too many calls wait");
         }
         listener.calls.push_back(Call { theirs, window, packet, local, remote });
-        if let Some(pipe) = &mut self.pipe {
-            // Its confirmation and its CLOSE, whenever they are.
-            pipe.answers += 17 + 5;
-        }
         self.match_calls(id);
     }
 

@@ -350,7 +350,7 @@ impl Session {
             self.complete(request, outcome);
         }
         if worth {
-            self.send(Message::WindowAdjust { recipient: theirs, bytes: free });
+            self.answer(Message::WindowAdjust { recipient: theirs, bytes: free });
         }
     }
 
@@ -426,6 +426,7 @@ impl Session {
             let talk = Talk {
                 channel: ours,
                 theirs,
+                called: true,
                 window: call.window,
                 packet: call.packet,
                 open: window,
@@ -438,7 +439,7 @@ impl Session {
                 client.remote = remote;
             }
             self.counted.calls += 1;
-            self.send(Message::OpenConfirmation {
+            self.answer(Message::OpenConfirmation {
                 recipient: theirs,
                 sender: ours,
                 window,
@@ -534,7 +535,12 @@ impl Session {
             State::Established(talk) => {
                 client.state = State::Teardown(talk.channel);
                 self.set_channel(talk.channel, Phase::Closing, Some(id));
-                self.send(Message::Close { recipient: talk.theirs });
+                let close = Message::Close { recipient: talk.theirs };
+                if talk.called {
+                    self.answer(close)
+                } else {
+                    self.send(close)
+                }
                 self.end_requests(talk.requests(), why);
             }
         }

@@ -7,7 +7,7 @@ use sshnet_core::{ClientId, ClientState, Protocol};
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pipe {
     pub(super) in_pipe: u64,
-    /// How many of them are answers to what the peer said, or will be.
+    /// How many of them at most are answers to what the peer did.
     pub(super) answers: u64,
     pub(super) channels: BTreeMap<u32, Channel>,
     /// The peer's OPENs that are not answered.

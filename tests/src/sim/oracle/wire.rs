@@ -278,8 +278,6 @@ impl Model {
             self.event.owed_refusals.push(theirs);
         } else if let Some(pipe) = &mut self.pipe {
             pipe.calls.push_back(Waiting { theirs, window, packet, port });
-            // A confirmation and a CLOSE.
-            pipe.answers += 17 + 5;
             let bound = self.clients.values().find(|client| match &client.state {
                 State::Listen(l) => l.place == place && l.bound == Bound::Yes,
                 _ => false,
@@ -342,10 +340,15 @@ impl Model {
         pipe.in_pipe += bytes.len() as u64;
         self.figures.messages_sent += 1;
         let message = Message::decode(bytes).map_err(|error| format!("it sent a {error}"))?;
-        // Window is for what came, whenever it is read.
-        if matches!(message, Message::WindowAdjust { .. } | Message::Request { .. })
-            || self.event.heard && !matches!(message, Message::Data { .. })
-        {
+        // Some of them are sent when a user does something.
+        let answers = matches!(
+            message,
+            Message::OpenConfirmation { .. }
+                | Message::OpenFailure { .. }
+                | Message::WindowAdjust { .. }
+                | Message::Close { .. }
+        );
+        if answers || self.event.heard && !matches!(message, Message::Data { .. }) {
             pipe.answers += bytes.len() as u64;
         }
         ensure!(message.encode() == bytes, "what it sent has two forms: {message:?}");
