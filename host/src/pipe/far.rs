@@ -48,6 +48,9 @@ const PACKET: u32 = 32 << 10;
 const CHANNELS: usize = 16 << 10;
 /// Bytes for sockets that wait in memory, all channels together.
 const QUEUED: usize = 256 << 20;
+/// When so many wait, those of channels that are closed are given up: else whoever
+/// leaves much to sockets that take nothing has the channels fail that are in use.
+const LEAVINGS: usize = QUEUED / 2;
 /// Global requests that wait for their turn.
 const REQUESTS: usize = 4096;
 

@@ -11,7 +11,8 @@
 //! the channel's own task moves bytes and sees the change by its two bells. All
 //! that goes out is put into the output under the channel's lock, so nothing
 //! follows the CLOSE. Data that came before the peer's CLOSE still goes to the
-//! socket; a socket that takes none of it for [`DRAIN`] is given up.
+//! socket; a socket that takes none of it for [`DRAIN`] is given up, and each where too
+//! much waits: see [`LEAVINGS`].
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -26,7 +27,7 @@ use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Notify, oneshot};
 
-use super::{FarError, QUEUED, Shared};
+use super::{FarError, LEAVINGS, QUEUED, Shared};
 use crate::warnings::FAR;
 
 /// The most data that goes into one message.
@@ -483,6 +484,10 @@ impl Channel {
                     std::mem::swap(&mut chunks, &mut inner.chunks);
                 }
                 if chunks.is_empty() && (closed || matches!(inner.intake, Intake::Ended)) {
+                    break;
+                }
+                if closed && shared.queued.load(Ordering::Relaxed) > LEAVINGS {
+                    chunks.append(&mut inner.chunks);
                     break;
                 }
                 closed

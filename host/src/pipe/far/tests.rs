@@ -186,6 +186,40 @@ async fn a_socket_that_takes_nothing_holds_up_no_other() {
     dials_and_moves_a_mebibyte_both_ways(&mut engine).await;
 }
 
+/// What is left behind for sockets that take nothing fails no channel that is in use.
+#[tokio::test]
+async fn what_closed_channels_leave_makes_room_for_the_others() {
+    const MUCH: u32 = 60 << 20;
+    let (far, mut output) = Far::with_window(MUCH);
+    let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = service.local_addr().unwrap().port();
+    let mut silent = Vec::new();
+    for sender in 0..5 {
+        let kind = tcp("127.0.0.1", port);
+        far.receive(Message::Open { sender, window: 0, packet: 100, kind }.encode()).unwrap();
+        silent.push(service.accept().await.unwrap().0);
+        let recipient = loop {
+            match Message::decode(&output.next().await.unwrap()).unwrap() {
+                Message::OpenConfirmation { sender, .. } => break sender,
+                Message::WindowAdjust { .. } | Message::Close { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        };
+        for _ in 0..MUCH / (32 << 10) {
+            let data = &[0; 32 << 10];
+            far.receive(Message::Data { recipient, data }.encode()).unwrap();
+        }
+        if sender < 4 {
+            far.receive(Message::Close { recipient }.encode()).unwrap();
+        }
+        while let Ok(message) = timeout(Duration::from_millis(50), output.next()).await {
+            let closed = Message::decode(&message.unwrap()) == Ok(Message::Close { recipient: 4 });
+            assert!(!closed, "the one that is in use was closed");
+        }
+    }
+    assert!(far.shared.queued.load(Ordering::Relaxed) <= LEAVINGS + MUCH as usize);
+}
+
 #[tokio::test]
 async fn a_peer_that_takes_nothing_costs_bounded_memory() {
     let (far, output) = Far::new();
