@@ -31,6 +31,9 @@ use crate::queue::{Line, Piece, trim};
 use crate::table::{Ours, Theirs};
 use crate::window::{Budget, ReceiveWindow, SendWindow};
 
+/// A read or a listen that waits, and how many bytes it wants.
+pub(crate) type Wait = (RequestId, u32);
+
 /// A write to `ctl` that waits for one of its lines to take effect.
 #[derive(Debug)]
 pub(crate) struct Control {
@@ -103,7 +106,7 @@ pub(crate) struct Listener {
     pub(crate) bound: Bound,
     pub(crate) calls: VecDeque<Call>,
     /// `listen` requests that wait for a call.
-    pub(crate) listens: Line<RequestId>,
+    pub(crate) listens: Line<Wait>,
 }
 
 /// Whether the far side takes calls for a listener now.
@@ -192,7 +195,7 @@ pub(crate) struct Inbox {
     tail: Vec<u8>,
     length: usize,
     end: Option<End>,
-    pub(crate) reads: Line<(RequestId, u32)>,
+    pub(crate) reads: Line<Wait>,
 }
 
 /// How the incoming direction ended.

@@ -122,12 +122,18 @@ impl Out {
         self.send_bytes(message.encode());
     }
 
+    /// Asks for an answer on a channel, and times it; answers how many are owed then.
+    fn ask(&mut self, id: ClientId, c: &mut Conversation, trip: &mut Trip, now: Instant) -> u32 {
+        let answers = self.question(c);
+        trip.ask(id, answers, now);
+        answers
+    }
+
     /// Asks for an answer on a channel; answers how many are owed then. Every peer
     /// must refuse a request that it doesn't know (RFC 4254 section 5.4), which is
     /// all that is asked of it.
-    fn ask(&mut self, id: ClientId, c: &mut Conversation, trip: &mut Trip, now: Instant) -> u32 {
+    fn question(&mut self, c: &mut Conversation) -> u32 {
         c.probes += 1;
-        trip.ask(id, c.probes, now);
         self.send(&Message::Request {
             recipient: c.peer.0,
             name: b"keepalive@openssh.com",
@@ -191,7 +197,7 @@ impl Session {
             turn: VecDeque::new(),
             starved: Order::default(),
             pool: Budget::new(limits.windows, limits.clients, limits.packet),
-            uploads: Budget::new(limits.unacknowledged, limits.clients, limits.packet),
+            uploads: uploads(&limits),
             queued: 0,
             deadlines: Order::default(),
             wake: None,
@@ -390,6 +396,7 @@ impl Session {
                 client.in_turn = false;
             }
         }
+        self.uploads = uploads(&self.limits);
     }
 
     /// A conversation ended at the far side: what came can still be read, nothing
@@ -485,4 +492,9 @@ impl Session {
         }
         Some(())
     }
+}
+
+/// What all may have on the way, of which nothing is taken.
+fn uploads(limits: &Limits) -> Budget {
+    Budget::new(limits.unacknowledged, limits.clients, limits.packet)
 }

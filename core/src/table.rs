@@ -158,7 +158,15 @@ pub(crate) enum Channel {
     Open { owner: ClientId },
     /// We sent CLOSE and must send nothing else. The owner, if it still cares,
     /// is told when the peer's CLOSE comes.
-    Closing { owner: Option<ClientId> },
+    Closing { owner: Option<ClientId>, sent: Parting },
+}
+
+/// What was sent before a CLOSE of ours and may be on the way, and how many answers to
+/// our questions have to come until it has arrived.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Parting {
+    pub(crate) bytes: u64,
+    pub(crate) answers: u32,
 }
 
 /// The channels of one pipe.
@@ -202,6 +210,13 @@ impl Channels {
         }
     }
 
+    /// No client waits any more for the peer to close it.
+    pub(crate) fn disown(&mut self, number: Ours) {
+        if let Some(Channel::Closing { sent, .. }) = self.get(number) {
+            self.set(number, Channel::Closing { owner: None, sent });
+        }
+    }
+
     /// The number is free.
     pub(crate) fn remove(&mut self, number: Ours) {
         if let Some(channel) = self.channels.remove(number.0) {
@@ -219,5 +234,5 @@ impl Channels {
 }
 
 fn orphan(channel: Channel) -> bool {
-    matches!(channel, Channel::Opening { owner: None } | Channel::Closing { owner: None })
+    matches!(channel, Channel::Opening { owner: None } | Channel::Closing { owner: None, .. })
 }

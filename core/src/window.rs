@@ -79,6 +79,11 @@ impl Budget {
         }
     }
 
+    /// So much of what one who has left held is no longer held.
+    pub(crate) fn release(&mut self, held: u64) {
+        self.change(held, 0);
+    }
+
     /// What someone holds went from one size to another.
     fn change(&mut self, from: u64, to: u64) {
         self.used = (self.used + self.above(to)).saturating_sub(self.above(from));
@@ -150,6 +155,17 @@ impl SendWindow {
         self.unacknowledged = before.saturating_sub(bytes);
         self.asked = self.asked.saturating_sub(before - self.unacknowledged);
         uploads.change(before, self.unacknowledged);
+    }
+
+    /// The window is gone. What is on the way counts until it is released, unless it is
+    /// no more than anyone is sure of; how much does.
+    pub(crate) fn part(&mut self, uploads: &mut Budget) -> u64 {
+        if self.unacknowledged <= uploads.floor {
+            self.close(uploads);
+        }
+        self.window = 0;
+        self.asked = 0;
+        core::mem::take(&mut self.unacknowledged)
     }
 
     /// The window is gone, and what was on the way with it.

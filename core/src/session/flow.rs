@@ -18,6 +18,7 @@ use super::Session;
 use crate::client::{Conversation, Outgoing, State};
 use crate::effect::{ClientId, Reply};
 use crate::message::{self, Message};
+use crate::table::Parting;
 
 /// How many data messages one event makes at most. Small packets are the peer's
 /// choice, and a room full of them must not make one event endless. The host owes
@@ -114,6 +115,15 @@ impl Session {
             client.in_turn = true;
             self.turn.push_back(id);
         }
+    }
+
+    /// A conversation is closed by us: what it has on the way counts for all the same
+    /// until the peer answers a question behind it, or with CLOSE. Else who hangs up in
+    /// the middle of much, again and again, has more on the way than there may be.
+    pub(super) fn part(&mut self, c: &mut Conversation) -> Parting {
+        let bytes = c.send.part(&mut self.uploads);
+        let answers = if bytes > 0 { self.out.question(c) } else { 0 };
+        Parting { bytes, answers }
     }
 
     /// A conversation ended: it waits no more, for an answer neither, and holds

@@ -14,7 +14,7 @@ use crate::ctl::{Announced, halves};
 use crate::effect::{ClientId, Effect, Error, ErrorCode, printable};
 use crate::message::{DATA_HEADER, Message, MessageError, Open, reason};
 use crate::queue::Piece;
-use crate::table::{Channel, Ours, Theirs};
+use crate::table::{Channel, Ours, Parting, Theirs};
 use crate::window::SendWindow;
 
 /// Why the session has to fail.
@@ -197,7 +197,7 @@ impl Session {
                 let listens = core::mem::take(&mut listener.listens);
                 listener.bound = Bound::Refused(error.clone());
                 client.last_error = Some(error.message.clone());
-                self.end_requests(listens, &error);
+                self.end_waits(listens, &error);
             }
         }
     }
@@ -330,7 +330,7 @@ impl Session {
     /// Closes a channel that no client has.
     fn close_orphan(&mut self, ours: Ours, theirs: Theirs) {
         self.out.answer(&Message::Close { recipient: theirs.0 });
-        self.channels.set(ours, Channel::Closing { owner: None });
+        self.channels.set(ours, Channel::Closing { owner: None, sent: Parting::default() });
     }
 
     /// A dial was refused.
@@ -439,7 +439,8 @@ impl Session {
                 let error = Error::closed_by_peer();
                 self.finish_conversation(owner, &error);
             }
-            Some(Channel::Closing { owner }) => {
+            Some(Channel::Closing { owner, sent }) => {
+                self.arrived(sent.bytes);
                 if let Some(id) = owner
                     && let Ok(client) = self.clients.get_mut(id)
                     && matches!(client.state, State::Teardown(channel) if channel == ours)
@@ -466,8 +467,24 @@ impl Session {
         Ok(())
     }
 
+    /// What a conversation had sent that we have closed is no longer on the way.
+    fn arrived(&mut self, bytes: u64) {
+        if bytes > 0 {
+            self.uploads.release(bytes);
+            self.feed_starved();
+        }
+    }
+
     /// The answer to a channel request of ours.
     fn request_answered(&mut self, ours: Ours) -> Result<(), Fault> {
+        if let Some(Channel::Closing { owner, mut sent }) = self.channels.get(ours) {
+            sent.answers = sent.answers.saturating_sub(1);
+            if sent.answers == 0 {
+                self.arrived(core::mem::take(&mut sent.bytes));
+            }
+            self.channels.set(ours, Channel::Closing { owner, sent });
+            return Ok(());
+        }
         let Some(id) = self.owner("an answer to a channel request", ours)? else { return Ok(()) };
         if let Ok(client) = self.clients.get_mut(id)
             && let State::Established(c) = &mut client.state
@@ -500,7 +517,8 @@ impl Session {
             && let State::Established(c) = &client.state
         {
             self.out.answer(&Message::Close { recipient: c.peer.0 });
-            self.channels.set(c.channel, Channel::Closing { owner: None });
+            self.channels
+                .set(c.channel, Channel::Closing { owner: None, sent: Parting::default() });
         }
         self.finish_conversation(id, &error);
     }

@@ -1,19 +1,18 @@
 //! What the files' users do.
 
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use super::{Awaited, Session};
 use crate::client::{
     Announcing, Asked, Bound, Call, Client, Control, Conversation, Dial, Listener, Outgoing, State,
-    Write,
+    Wait, Write,
 };
 use crate::ctl::{Announced, Command, Target};
 use crate::effect::{
     ClientId, ClientState, Effect, Error, ErrorCode, Instant, Protocol, Reply, RequestId,
 };
 use crate::message::{Global, Message, Open, reason};
-use crate::queue::{Piece, trim};
+use crate::queue::{Line, Piece, trim};
 use crate::table::Channel;
 use crate::window::{ReceiveWindow, SendWindow};
 
@@ -120,7 +119,7 @@ impl Session {
         if let Ok(client) = self.clients.get_mut(id)
             && let State::Teardown(channel) = client.state
         {
-            self.channels.set(channel, Channel::Closing { owner: None });
+            self.channels.disown(channel);
             client.enter(State::Closed, self.now);
         }
     }
@@ -417,7 +416,7 @@ impl Session {
         }
         let place = self.out.next_place();
         self.out.requests.insert(request, (id, place));
-        listener.listens.push(place, request);
+        listener.listens.push(place, (request, 0));
         self.match_calls(id);
         Ok(())
     }
@@ -427,7 +426,7 @@ impl Session {
         while let Ok(client) = self.clients.get_mut(id)
             && let State::Listen(listener) = &mut client.state
             && !listener.calls.is_empty()
-            && let Some(request) = listener.listens.pop_front()
+            && let Some((request, _)) = listener.listens.pop_front()
         {
             let protocol = client.protocol;
             match self.new_client(protocol) {
@@ -568,10 +567,11 @@ impl Session {
         for call in listener.calls {
             self.refuse(call.channel.0, reason::CONNECT_FAILED, "nobody listens any more");
         }
-        self.end_requests(listener.listens, error);
+        self.end_waits(listener.listens, error);
     }
 
     fn end_conversation(&mut self, id: ClientId, mut c: Conversation, error: &Error) {
+        let sent = self.part(&mut c);
         let close = Message::Close { recipient: c.peer.0 };
         if c.called {
             // Without the call there would be none.
@@ -579,24 +579,22 @@ impl Session {
         } else {
             self.out.send(&close);
         }
-        self.channels.set(c.channel, Channel::Closing { owner: Some(id) });
+        self.channels.set(c.channel, Channel::Closing { owner: Some(id), sent });
         Self::drop_inbox(&mut self.pool, &mut c.inbox, &mut c.receive);
         self.queued = self.queued.saturating_sub(c.unsent);
         self.leave_turn(id, &mut c);
-        self.end_requests(c.inbox.reads.into_iter().map(|(request, _)| request), error);
-        self.end_requests(c.writes.into_iter().map(|write| write.request), error);
+        self.end_waits(c.inbox.reads, error);
+        for write in c.writes {
+            self.out.complete(write.request, Err(error.clone()));
+        }
         if let Outgoing::Ending(control) = c.outgoing {
             self.out.complete(control.request, Err(error.clone()));
         }
         self.feed_starved();
     }
 
-    pub(super) fn end_requests(
-        &mut self,
-        requests: impl IntoIterator<Item = RequestId>,
-        error: &Error,
-    ) {
-        for request in requests.into_iter().collect::<VecDeque<_>>() {
+    pub(super) fn end_waits(&mut self, waits: Line<Wait>, error: &Error) {
+        for (request, _) in waits {
             self.out.complete(request, Err(error.clone()));
         }
     }

@@ -4,10 +4,12 @@
 //! The contract asks for less: that all who have something to send take turns, and
 //! that none waits who has less than its part on the way.
 
-use sshnet_core::Limits;
 use sshnet_core::message::Message;
+use sshnet_core::{ErrorCode, Limits};
 use sshnet_tests::bench::{Bench, Line, PACKET, WINDOW, limits};
-use sshnet_tests::peer::{among, count, data_sent, direct, exactly, order, sent};
+use sshnet_tests::peer::{
+    among, count, data_sent, direct, exactly, failed, order, question, send, sent,
+};
 
 /// A room for three packets of 1000 bytes.
 fn narrow() -> Limits {
@@ -180,4 +182,50 @@ fn an_answer_acknowledges_what_no_window_did() {
     let sent = 1_000 * order(&effects).len() as u64;
     let arrived = before + sent - s.statistics().unacknowledged;
     assert_eq!(arrived, held[0] - u64::from(half));
+}
+
+/// Who hangs up in the middle of an upload has it on the way still: OpenSSH drops what
+/// goes beyond 128 MiB, whosever it is. It counts until the peer has answered what was
+/// asked behind it, or closes the channel.
+#[test]
+fn what_is_on_the_way_at_a_hangup_counts_until_it_has_arrived() {
+    for closes in [false, true] {
+        let Some((mut s, [a, b], held, free)) = at_the_limit(10 << 20) else { return };
+        let all = held[0] + held[1];
+        // It had asked once, when it came to the limit.
+        exactly(
+            &s.release(a.id),
+            [
+                question(a.theirs),
+                send(Message::Close { recipient: a.theirs }),
+                failed(1, ErrorCode::HungUp, "i/o on hungup channel"),
+            ],
+        );
+        assert_eq!(s.statistics().unacknowledged, all);
+        if closes {
+            assert_eq!(order(&s.hear(Message::Close { recipient: a.ours }))[0], b.theirs);
+        } else {
+            exactly(&s.hear(Message::Failure { recipient: a.ours }), []);
+            assert_eq!(s.statistics().unacknowledged, all);
+            assert_eq!(order(&s.hear(Message::Success { recipient: a.ours }))[0], b.theirs);
+            exactly(&s.hear(Message::Close { recipient: a.ours }), []);
+        }
+        let more = s.statistics().unacknowledged - held[1];
+        assert!(more >= free, "{more} and not {free}");
+    }
+}
+
+/// A little is not worth a question, nor is what a pipe took along that is gone.
+#[test]
+fn little_on_the_way_is_not_asked_for_and_another_pipe_owes_nothing() {
+    let Some((mut s, [a, b], ..)) = at_the_limit(10 << 20) else { return };
+    let line = s.dial();
+    s.write(3, line.id, vec![1; 1_000]);
+    exactly(&s.release(line.id), [send(Message::Close { recipient: line.theirs })]);
+    s.release(a.id);
+    s.pipe_down("gone");
+    assert_eq!(s.statistics().unacknowledged, 0);
+    s.pipe_up();
+    let b = s.redial(b.id, 8 << 20, PACKET);
+    assert!(!order(&s.write(4, b.id, vec![1; 300_000])).is_empty());
 }

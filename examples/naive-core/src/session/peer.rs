@@ -5,7 +5,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use core::mem::take;
 
-use super::{Bound, Call, Channel, Client, Listener, Phase, Session, State, Talk};
+use super::{Bound, Call, Channel, Client, Listener, Phase, Pipe, Session, State, Talk};
 use crate::message::{Message, MessageError, Open, reason};
 use crate::text::{Place, error, printable};
 use crate::types::{ClientId, Error, ErrorCode};

@@ -76,6 +76,8 @@ pub(super) struct Channel {
     pub(super) closed: bool,
     /// The same, because the peer broke a rule.
     pub(super) violated: bool,
+    /// What was on the way when it was hung up, and the answers until it has arrived.
+    pub(super) parting: Option<(u64, usize)>,
 }
 
 #[derive(Clone, Debug)]
@@ -217,6 +219,8 @@ pub(super) struct Event {
     pub(super) owed_trip: Option<u32>,
     /// Conversations that began, by our number.
     pub(super) begun: Vec<u32>,
+    /// Channels that a hangup closes next, having asked whether all has arrived.
+    pub(super) parted: BTreeSet<u32>,
     /// Channels that a hangup has to close.
     pub(super) owed_closes: BTreeSet<u32>,
     /// The peer broke a rule that the session has to fail for.

@@ -378,10 +378,11 @@ impl Model {
             figures.channels
         );
         ensure!(self.requests.len() <= limits.requests as usize, "too many requests wait");
-        // Beyond what the peer asks for: what ends what each client did, and a
-        // question for each.
+        // Data, dials and announcements; answers; and what ends what each client did,
+        // and a question for each.
         let most = u64::from(limits.room)
             + u64::from(limits.packet)
+            + u64::from(limits.control) / 2
             + u64::from(limits.control)
             + sshnet_core::message::DATA_HEADER as u64
             + u64::from(limits.clients) * (u64::from(limits.name) + 200);
@@ -527,6 +528,7 @@ impl Model {
             waiting = pipe.calls.len() as u64;
             in_pipe = pipe.in_pipe;
             for channel in pipe.channels.values() {
+                unacknowledged += channel.parting.map_or(0, |(bytes, _)| bytes);
                 if let (Phase::Opening { window, .. }, Some(_)) = (channel.phase, channel.owner) {
                     windows += u64::from(window);
                 }

@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 
+use sshnet_core::message::Message;
 use sshnet_core::{
     ClientId, ClientInfo, Completion, Effect, ErrorCode, Limits, Outcome, Statistics,
 };
@@ -63,6 +64,15 @@ impl Seen<'_> {
             Effect::Complete(done) if done.request == request => Some(&done.outcome),
             _ => None,
         })
+    }
+
+    /// The message that was sent right behind this one.
+    fn sends_behind(&self, message: &[u8]) -> Option<Message<'_>> {
+        let is_it = |effect: &&Effect| matches!(effect, Effect::Send(sent) if std::ptr::eq(sent.as_slice(), message));
+        match self.effects.iter().skip_while(|effect| !is_it(effect)).nth(1) {
+            Some(Effect::Send(next)) => Message::decode(next).ok(),
+            _ => None,
+        }
     }
 
     /// Why the session fails in this event, if this effect comes of that.

@@ -18,14 +18,21 @@ pub(super) struct Waiter {
 }
 
 impl Model {
+    /// What each client may have on the way, whatever the others have.
+    pub(super) fn floor(&self) -> u64 {
+        let floor = self.limits.unacknowledged / 4 / u64::from(self.limits.clients);
+        floor.clamp(1, self.limits.packet.into())
+    }
+
     /// Bytes that the next message of each conversation may have, and whether the
     /// limit on what is unacknowledged lets it go: for all that have some.
     pub(super) fn able(&self) -> Vec<(ClientId, u32, bool)> {
         // Each client is sure of a part of a quarter; the rest is shared.
-        let clients = u64::from(self.limits.clients);
-        let floor = self.limits.unacknowledged / 4 / clients;
-        let floor = floor.clamp(1, self.limits.packet.into());
+        let (clients, floor) = (u64::from(self.limits.clients), self.floor());
         let above = |bytes: u64| bytes.saturating_sub(floor);
+        let channels = self.pipe.iter().flat_map(|pipe| pipe.channels.values());
+        let parting: u64 =
+            channels.filter_map(|channel| channel.parting).map(|(bytes, _)| above(bytes)).sum();
         let taken: u64 = self
             .clients
             .values()
@@ -34,6 +41,7 @@ impl Model {
                 _ => 0,
             })
             .sum();
+        let taken = taken + parting;
         let free = self.limits.unacknowledged.saturating_sub(floor * clients + taken);
         let mut able = Vec::new();
         for client in self.clients.values() {

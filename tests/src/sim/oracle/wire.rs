@@ -96,6 +96,11 @@ impl Model {
                 Ok(())
             }
             Message::Success { recipient } | Message::Failure { recipient } => {
+                if let Some(Channel { parting: parting @ Some(_), .. }) = self.channel(recipient)
+                    && let Some((bytes, left)) = *parting
+                {
+                    *parting = Some((bytes, left - 1)).filter(|(_, left)| *left > 0);
+                }
                 let mut answers = false;
                 self.on_open(recipient, "an answer", |c, _| {
                     let asked = c.asks.pop_front();
@@ -374,7 +379,14 @@ impl Model {
                 };
                 let phase = Phase::Opening { window, since: now };
                 let owner = self.dialer(&target, seen);
-                let channel = Channel { phase, theirs: 0, owner, closed: false, violated: false };
+                let channel = Channel {
+                    phase,
+                    theirs: 0,
+                    owner,
+                    closed: false,
+                    violated: false,
+                    parting: None,
+                };
                 if let Some(pipe) = &mut self.pipe {
                     pipe.channels.insert(sender, channel);
                 }
@@ -406,6 +418,7 @@ impl Model {
                     owner: None,
                     closed: false,
                     violated: false,
+                    parting: None,
                 };
                 pipe.channels.insert(sender, channel);
                 let conversation = Conversation {
@@ -507,7 +520,14 @@ impl Model {
                 let (new, due) = (self.is_new(), self.is_due() && granted == Some(recipient));
                 // Another engine measures when it likes.
                 let free = !self.ours && self.limits.window < self.limits.window_max;
+                let closes = seen.sends_behind(bytes) == Some(Message::Close { recipient });
                 let c = self.sender_of("a request", recipient)?;
+                if closes {
+                    c.asks.push_back(false);
+                    let ours = c.channel;
+                    self.event.parted.insert(ours);
+                    return Ok(());
+                }
                 // For the time it takes: of one who got window, or whose conversation
                 // begins. Otherwise it is whether what was sent has arrived.
                 let trip = due || (new || free) && c.writes.is_empty();
@@ -590,9 +610,28 @@ impl Model {
             return Ok(());
         }
         let Some(id) = owner else { return Err(format!("it closed {ours} for nobody")) };
+        self.parts(ours, id)?;
         let asked = self.event.owed_closes.remove(&ours) || self.event.controlled.contains(&id);
         ensure!(asked, "it closed channel {ours}, and nobody hung up");
         self.enter(id, State::Teardown(ours));
+        Ok(())
+    }
+
+    /// A user closes a channel: what it has on the way counts until it has arrived,
+    /// which our engine asks for where it is much.
+    fn parts(&mut self, ours: u32, id: ClientId) -> Verdict {
+        let floor = self.floor();
+        let Some(c) = self.conversation(id) else { return Ok(()) };
+        let parting = (c.unacknowledged, c.asks.len());
+        let parted = self.event.parted.remove(&ours);
+        ensure!(
+            !self.ours || parted == (parting.0 > floor),
+            "it closed channel {ours} with {} bytes on the way, asked: {parted}",
+            parting.0
+        );
+        if parted && let Some(channel) = self.channel(ours) {
+            channel.parting = Some(parting);
+        }
         Ok(())
     }
 
