@@ -11,6 +11,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use rs9p::fcall::FCall;
@@ -31,6 +32,9 @@ use crate::tree::{Access, Failure, Handle, Node, OpenDone, Tree};
 const FIRST_MSIZE: u32 = 8192;
 /// Bytes that the first read from a client asks for, and the most that one does.
 const INPUT: (usize, usize) = (8 << 10, 256 << 10);
+/// How long a connection does messages before others have their turn. All of them,
+/// and the far side, have one thread.
+const TURN: Duration = Duration::from_millis(1);
 
 const NO_VERSION: Failure = Failure::fixed("version not negotiated", Errno::PROTO);
 const MSIZE_TOO_SMALL: Failure = Failure::fixed("message size too small", Errno::INVAL);
@@ -81,11 +85,19 @@ impl Connection {
     {
         let mut input = BytesMut::new();
         let mut ask = INPUT.0;
+        let mut held = Duration::ZERO;
         loop {
             while let Some(size) = self.frame_size(&input)? {
                 self.shared.room().await;
                 let frame = input.split_to(size);
+                let began = Instant::now();
                 self.message(&frame);
+                held += began.elapsed();
+                // One read may bring hundreds of messages that take long.
+                if held >= TURN {
+                    held = Duration::ZERO;
+                    tokio::task::yield_now().await;
+                }
             }
             // It grows with what came, not with what a size field says.
             input.reserve(ask);

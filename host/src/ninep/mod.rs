@@ -23,7 +23,8 @@
 //! one, waiting for nothing but room for replies. What blocks (a read, a write,
 //! the opening of `listen`) is a request of the stack's, and is answered by
 //! whoever completes it; one more task writes the replies. So messages take effect
-//! in the order in which they were sent, and none holds up another.
+//! in the order in which they were sent, and none holds up another. After
+//! a millisecond of messages others have their turn: there is one thread for all.
 //!
 //! # Bounds
 //!

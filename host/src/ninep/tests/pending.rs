@@ -188,6 +188,27 @@ async fn blocked_requests_hold_up_nobody() {
     }
 }
 
+/// All connections have one thread, and a read brings hundreds of messages.
+#[tokio::test]
+async fn messages_that_take_long_leave_others_their_turns() {
+    let fake = Fake::default();
+    let mut wire = dialled(&fake).await;
+    (0..2_000).for_each(|_| drop(fake.make(Protocol::Tcp)));
+    wire.open(3, "tcp", 0).await;
+    let listing = Request::Read { fid: 3, offset: 0, count: 100 };
+    let mut frames: Vec<u8> =
+        (100..300).flat_map(|tag| listing.encode(tag, Dialect::Plan9)).collect();
+    let last = Request::Read { fid: 2, offset: 0, count: 10 };
+    frames.extend(last.encode(300, Dialect::Plan9));
+    wire.say_raw(&frames).await;
+    let mut turns = 0;
+    while fake.asked().is_empty() {
+        tokio::task::yield_now().await;
+        turns += 1;
+    }
+    assert!(turns >= 20, "{turns}");
+}
+
 #[tokio::test]
 async fn no_byte_is_lost_or_doubled_when_reads_are_flushed_as_data_comes() {
     let fake = Fake::default();
