@@ -7,7 +7,7 @@
 //! being on its way before any that follows.
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
@@ -17,7 +17,7 @@ use super::codec::{Dialect, Reply, read_header};
 use super::shortfall::Shortfall;
 use crate::tree::{Failure, Handle, Node, RequestId};
 
-/// Bytes of replies that wait to be sent above which no message is read.
+/// What replies that wait to be sent may cost before no more messages are read.
 const OUTBOX_FULL: usize = 4 << 20;
 /// Bytes that all reads of a connection that wait may ask for at once.
 pub(crate) const READS_MAX: u32 = 8 << 20;
@@ -36,6 +36,11 @@ pub(super) const FIDS_MAX: usize = 65_536;
 pub(crate) const TAGS_MAX: usize = 8_192;
 /// Requests of a connection that may be outstanding though others have many.
 pub(super) const TAGS_MIN: usize = 64;
+/// What a reply costs beside its bytes: its place among those that wait, of which there
+/// may be twice as many as are used, and what the allocator rounds up.
+const FRAME_OVERHEAD: usize = 2 * size_of::<Frame>() + 32;
+/// Replies for which there is always a place kept.
+const PLACES_KEPT: usize = 1024;
 /// Replies that are written at once.
 const BATCH_FRAMES: usize = 256;
 /// Bytes of replies above which a batch takes no more.
@@ -54,6 +59,8 @@ pub(super) struct Shared {
 pub(super) struct State {
     pub(super) fids: HashMap<u32, Fid>,
     tags: HashMap<u16, Tag>,
+    /// The tags of each fid's requests, by serial, so that a clunk looks at no others.
+    tags_by_fid: BTreeMap<(u32, u64), u16>,
     /// Tells a tag's users apart: a request that was dropped by a Tversion must
     /// not answer for one made later.
     last_serial: u64,
@@ -62,7 +69,7 @@ pub(super) struct State {
     reading: u32,
     writing: u32,
     outbox: VecDeque<Frame>,
-    outbox_bytes: usize,
+    outbox_cost: usize,
     closed: bool,
 }
 
@@ -156,6 +163,11 @@ impl Frame {
     pub(super) fn size(&self) -> usize {
         self.head().len() + self.payload.len()
     }
+
+    /// What it costs while it waits: most of a short one's is not its bytes.
+    pub(super) fn cost(&self) -> usize {
+        self.size() + FRAME_OVERHEAD
+    }
 }
 
 impl Shared {
@@ -164,12 +176,13 @@ impl Shared {
             state: Mutex::new(State {
                 fids: HashMap::new(),
                 tags: HashMap::new(),
+                tags_by_fid: BTreeMap::new(),
                 last_serial: 0,
                 orphans: Vec::new(),
                 reading: 0,
                 writing: 0,
                 outbox: VecDeque::new(),
-                outbox_bytes: 0,
+                outbox_cost: 0,
                 closed: false,
             }),
             filled: Notify::new(),
@@ -298,7 +311,7 @@ impl Shared {
         loop {
             {
                 let state = self.lock();
-                if state.outbox_bytes <= OUTBOX_FULL || state.closed {
+                if state.outbox_cost <= OUTBOX_FULL || state.closed {
                     return;
                 }
             }
@@ -318,6 +331,7 @@ impl Shared {
                     bytes += frame.size();
                     frames.push(frame);
                 }
+                state.give_back_places();
                 if !frames.is_empty() {
                     return true;
                 }
@@ -329,12 +343,12 @@ impl Shared {
         }
     }
 
-    /// So many bytes of replies were sent.
-    pub(super) fn replies_taken(&self, bytes: usize) {
+    /// Replies that cost so much were sent.
+    pub(super) fn replies_taken(&self, cost: usize) {
         let below = {
             let mut state = self.lock();
-            state.outbox_bytes -= bytes.min(state.outbox_bytes);
-            state.outbox_bytes <= OUTBOX_FULL
+            state.outbox_cost -= cost.min(state.outbox_cost);
+            state.outbox_cost <= OUTBOX_FULL
         };
         if below {
             self.drained.notify_one();
@@ -345,8 +359,15 @@ impl Shared {
 impl State {
     fn push(&mut self, frame: Frame) {
         if !self.closed {
-            self.outbox_bytes += frame.size();
+            self.outbox_cost += frame.cost();
             self.outbox.push_back(frame);
+        }
+    }
+
+    /// Gives memory back that a crowd of replies took, once they are gone.
+    fn give_back_places(&mut self) {
+        if self.outbox.is_empty() && self.outbox.capacity() > PLACES_KEPT {
+            self.outbox = VecDeque::new();
         }
     }
 
@@ -355,6 +376,12 @@ impl State {
             entry.shortfall = lacks;
         }
         self.push(frame);
+    }
+
+    /// What the replies that wait cost, and how many there would be place for.
+    #[cfg(test)]
+    pub(super) fn outbox_holds(&self) -> (usize, usize) {
+        (self.outbox_cost, self.outbox.capacity())
     }
 
     /// Whether a request with this tag is outstanding.
@@ -376,6 +403,7 @@ impl State {
             Cost::Read(count) => self.reading += count,
             Cost::Write(count) => self.writing += count,
         }
+        self.tags_by_fid.insert((fid, serial), tag);
         self.tags.insert(tag, Tag { serial, fid, request: None, cost, flushed: false });
         serial
     }
@@ -412,13 +440,15 @@ impl State {
     /// The requests that are outstanding on a fid, the last first: so that what is
     /// given up is not followed by what was behind it.
     pub(super) fn requests_on(&self, fid: u32) -> Vec<RequestId> {
-        last_first(self.tags.values().filter(|tag| tag.fid == fid))
+        let own = self.tags_by_fid.range((fid, 0)..=(fid, u64::MAX)).rev();
+        own.filter_map(|(_, tag)| self.tags.get(tag)?.request).collect()
     }
 
     /// Forgets every request and every fid; nothing of them is answered. What it
     /// answers with is to be flushed and closed.
     pub(super) fn reset(&mut self) -> (Vec<RequestId>, Vec<Arc<Handle>>) {
         let tags = std::mem::take(&mut self.tags);
+        self.tags_by_fid.clear();
         let fids = std::mem::take(&mut self.fids);
         (self.reading, self.writing) = (0, 0);
         let open = fids.into_values().filter_map(|fid| match fid.open {
@@ -439,6 +469,7 @@ impl State {
             return None;
         }
         let entry = self.tags.remove(&tag)?;
+        self.tags_by_fid.remove(&(entry.fid, serial));
         match entry.cost {
             Cost::Nothing => {}
             Cost::Read(count) => self.reading -= count.min(self.reading),

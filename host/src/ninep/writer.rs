@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use super::table::Shared;
+use super::table::{Frame, Shared};
 use super::trace;
 use crate::gather;
 
@@ -32,9 +32,9 @@ where
         }
         gather::write_all(&mut writer, &mut slices).await?;
         writer.flush().await?;
-        let bytes = frames.iter().map(|frame| frame.size()).sum();
+        let cost = frames.iter().map(Frame::cost).sum();
         frames.clear();
-        shared.replies_taken(bytes);
+        shared.replies_taken(cost);
     }
     writer.shutdown().await
 }

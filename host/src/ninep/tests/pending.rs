@@ -1,10 +1,10 @@
 //! Requests that wait: flushed, clunked, abandoned, too many.
 
-use super::super::table::Shared;
+use super::super::table::{Cost, Frame, Shared};
 use super::*;
 use crate::engine::{ErrorCode, Protocol, Reply as Done};
-use crate::tree::Capacity;
 use crate::tree::fake::{Asked, error};
+use crate::tree::{Capacity, RequestId};
 
 /// A connection with a client: its `ctl` as fid 1, its `data` as fid 2.
 async fn dialled(fake: &Fake) -> Wire {
@@ -278,7 +278,7 @@ async fn full(fake: &Fake) -> Wire {
     for tag in 100..105 {
         wire.say_as(tag, &Request::Read { fid: 2, offset: 0, count: 1 << 20 }).await;
         waits(fake, 1).await;
-        fake.complete(Ok(Done::Data(vec![0; (1 << 20) - 24])));
+        fake.complete(Ok(Done::Data(vec![0; (1 << 20) - 1024])));
     }
     wire.say_as(200, &Request::Read { fid: 2, offset: 0, count: 1 }).await;
     wire
@@ -296,11 +296,32 @@ async fn a_client_that_takes_no_replies_is_not_listened_to() {
     assert!(other.walk(0, 1, "tcp/0/status").await.starts_with("Rwalk nwqid 3"));
     // And so is this one, when it takes its replies.
     for tag in 100..105 {
-        assert!(wire.hear(tag).await.starts_with("Rread count 1048552"));
+        assert!(wire.hear(tag).await.starts_with("Rread count 1047552"));
     }
     waits(&fake, 1).await;
     fake.complete(Ok(Done::Data(vec![1])));
     assert_eq!(wire.hear(200).await, "Rread count 1 '\\x01'");
+}
+
+/// An Rflush is 7 bytes, and costs many times that while it waits.
+#[tokio::test]
+async fn short_replies_that_nobody_takes_count_for_what_they_cost() {
+    let shared = Shared::new();
+    let mut sent = 0;
+    while timeout(Duration::ZERO, shared.room()).await.is_ok() {
+        shared.send(Frame::new(0, &Reply::Flush, Dialect::Plan9));
+        sent += 1;
+    }
+    assert!((10_000..60_000).contains(&sent), "{sent}");
+    // What has gone counts no more, and takes no memory.
+    let mut gone = 0;
+    while gone < sent {
+        let mut frames = Vec::new();
+        assert!(shared.take_replies(&mut frames).await);
+        gone += frames.len();
+        shared.replies_taken(frames.iter().map(Frame::cost).sum());
+    }
+    assert_eq!(shared.lock().outbox_holds(), (0, 0));
 }
 
 /// Its replies fill the connection, and it goes away without having taken them.
@@ -427,6 +448,33 @@ async fn requests_that_wait_leave_something_for_the_next() {
         wire.hang_up().await;
     }
     assert_eq!(fake.asked(), []);
+}
+
+/// Thousands of requests that wait make no clunk of another fid slow.
+#[test]
+fn a_clunk_looks_at_the_requests_of_its_fid_alone() {
+    let shared = Shared::new();
+    for tag in 0..8_192 {
+        let serial = shared.lock().begin(tag, 1, Cost::Nothing);
+        shared.started(tag, serial, Some(RequestId::Stack(serial)));
+    }
+    let shortest = |fid, count| {
+        let look = || {
+            let began = std::time::Instant::now();
+            assert_eq!(shared.lock().requests_on(fid).len(), count);
+            began.elapsed()
+        };
+        (0..50).map(|_| look()).min()
+    };
+    let (all, none) = (shortest(1, 8_192), shortest(2, 0));
+    assert!(none.map(|none| none * 50) < all, "{none:?} {all:?}");
+    // The last first; and those that are over are none any more.
+    let last_first: Vec<_> = (1..=8_192).rev().map(RequestId::Stack).collect();
+    assert!(shared.lock().requests_on(1) == last_first);
+    for (tag, serial) in (0..8_192).zip(1..) {
+        shared.complete(tag, serial, Ok(Frame::new(tag, &Reply::Flush, Dialect::Plan9)));
+    }
+    assert!(shared.lock().requests_on(1).is_empty());
 }
 
 #[tokio::test]
