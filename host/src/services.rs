@@ -176,30 +176,20 @@ pub fn connect(service: Option<&OsStr>) -> Result<UnixStream, ServiceError> {
             }
         };
     };
-    let place = Place::of(service)?;
-    if place.ours && place.directory.symlink_metadata().is_ok() {
-        private(&place.directory)?;
-    }
-    UnixStream::connect(&place.path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            let up = up().unwrap_or_default();
-            let name = service.display().to_string();
-            ServiceError::NotUp { name, up: up.into_iter().map(|(name, _)| name).collect() }
-        }
-        _ => {
-            let (name, path) = (service.display().to_string(), place.path);
-            ServiceError::Connect { name, path, error }
-        }
-    })
+    Place::of(service)?.connect(service)
+}
+
+fn not_up(name: String) -> ServiceError {
+    let up = up().unwrap_or_default();
+    ServiceError::NotUp { name, up: up.into_iter().map(|(name, _)| name).collect() }
 }
 
 /// The services of the directory that take connections, by name.
 fn up() -> Result<Vec<(OsString, UnixStream)>, ServiceError> {
     let directory = directory();
-    if directory.symlink_metadata().is_err() {
+    if !is_there(&directory)? {
         return Ok(Vec::new());
     }
-    private(&directory)?;
     let listing = fs::read_dir(&directory).map_err(|error| refused(&directory, &error))?;
     let mut up: Vec<_> = listing
         .flatten()
@@ -272,6 +262,19 @@ impl Place {
         Ok((service, listener))
     }
 
+    /// Connects to the service, where nobody else can have put another in its place.
+    fn connect(self, service: &OsStr) -> Result<UnixStream, ServiceError> {
+        let name = service.display().to_string();
+        // Whoever makes the directory from here on is not asked.
+        if self.ours && !is_there(&self.directory)? {
+            return Err(not_up(name));
+        }
+        UnixStream::connect(&self.path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => not_up(name),
+            _ => ServiceError::Connect { name, path: self.path, error },
+        })
+    }
+
     /// Removes a socket that a dead process of ours has left. With the lock held
     /// nobody is between bind and listen.
     fn clear(&self, service: &OsStr) -> Result<(), ServiceError> {
@@ -304,12 +307,7 @@ impl Place {
 
 /// A socket that nobody else may connect to, at any moment; or one that others may.
 fn listen(path: &Path, others: bool) -> io::Result<UnixListener> {
-    let socket = sys::listen_privately(path)?;
-    if others && let Err(error) = rustix::fs::chmod(path, Mode::from_raw_mode(0o666)) {
-        let _ = fs::remove_file(path);
-        return Err(error.into());
-    }
-    Ok(socket)
+    if others { sys::listen_openly(path) } else { sys::listen_privately(path) }
 }
 
 /// The file as such, without opening what it stands for.
@@ -374,8 +372,21 @@ fn make(directory: &Path) -> Result<(), ServiceError> {
 
 /// Whether the path is a directory that is ours and closed to all others.
 fn private(path: &Path) -> Result<(), ServiceError> {
-    let bad = |why: String| Err(ServiceError::Directory { path: path.to_owned(), why });
     let found = fs::symlink_metadata(path).map_err(|error| refused(path, &error))?;
+    closed(path, &found)
+}
+
+/// Whether there is something at the path; if so, it is such a directory.
+fn is_there(path: &Path) -> Result<bool, ServiceError> {
+    match fs::symlink_metadata(path) {
+        Ok(found) => closed(path, &found).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(refused(path, &error)),
+    }
+}
+
+fn closed(path: &Path, found: &fs::Metadata) -> Result<(), ServiceError> {
+    let bad = |why: String| Err(ServiceError::Directory { path: path.to_owned(), why });
     if found.is_symlink() {
         return bad("is a symbolic link, which somebody else may have made: remove it".to_owned());
     }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Child, Command};
+use std::sync::{Mutex, PoisonError};
 
 use nix::sys::signal::SigSet;
 use rustix::fs::Mode;
@@ -38,10 +39,28 @@ pub fn compiled_component(wasmtime: &wasmtime::Engine) -> wasmtime::Result<Compo
 /// A socket that takes connections at a path, and of this user's alone, from the
 /// moment on in which it is there.
 pub fn listen_privately(path: &Path) -> io::Result<UnixListener> {
+    listen_as(path, Mode::RUSR | Mode::WUSR)
+}
+
+/// A socket at a path that every user may connect to, whatever the umask. It is made
+/// so: whoever may write the directory could lead a later chmod to another file.
+///
+/// The umask is the process's, so that this is for when no other thread makes files.
+pub fn listen_openly(path: &Path) -> io::Result<UnixListener> {
+    /// Two at once would take each other's umask for the one to set again.
+    static UMASK: Mutex<()> = Mutex::new(());
+    let _alone = UMASK.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = rustix::process::umask(Mode::empty());
+    let socket = listen_as(path, Mode::from_raw_mode(0o666));
+    rustix::process::umask(before);
+    socket
+}
+
+fn listen_as(path: &Path, mode: Mode) -> io::Result<UnixListener> {
     let (family, kind, flags) = (AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC);
     let socket = rustix::net::socket_with(family, kind, flags, None)?;
-    // On Linux bind gives the file the mode that the socket has.
-    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    // On Linux bind gives the file the mode that the socket has, less the umask.
+    rustix::fs::fchmod(&socket, mode)?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
     if let Err(error) = rustix::net::listen(&socket, BACKLOG) {
         let _ = std::fs::remove_file(path);

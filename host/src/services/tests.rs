@@ -1,6 +1,7 @@
 //! The places of services: which are taken, which are refused.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 
@@ -22,6 +23,52 @@ fn a_socket_is_private_and_goes_with_its_service() {
     drop(service);
     assert!(!path.exists());
     assert!(dir.path().exists(), "a directory that the user named stays");
+}
+
+/// By path: whoever may write there could lead it to another file of ours.
+#[test]
+fn a_socket_for_others_is_made_so_and_no_other_file_becomes_theirs() {
+    let dir = scratch();
+    let ours = dir.path().join("ours");
+    fs::write(&ours, "secret").unwrap();
+    fs::set_permissions(&ours, fs::Permissions::from_mode(0o600)).unwrap();
+    let path = dir.path().join("s");
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                // As soon as the socket is there, a link is in its place.
+                if fs::remove_file(&path).is_ok() {
+                    let _ = symlink(&ours, &path);
+                }
+            }
+        });
+        for _ in 0..2_000 {
+            let _ = listen(&path, true);
+            let _ = fs::remove_file(&path);
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(fs::metadata(&ours).unwrap().mode() & 0o777, 0o600);
+    // Left alone, it is for everybody.
+    let _ = fs::remove_file(&path);
+    let (service, _listener) = bind(&at(&dir, "s"), true).unwrap();
+    assert_eq!(fs::metadata(service.path()).unwrap().mode() & 0o777, 0o666);
+}
+
+/// One that comes after the look could be anybody's.
+#[test]
+fn a_service_whose_directory_is_not_there_is_not_connected_to() {
+    let dir = scratch();
+    let (service, _listener) = bind(&at(&dir, "s"), false).unwrap();
+    let place = |directory: &str| Place {
+        path: service.path().to_owned(),
+        directory: dir.path().join(directory),
+        ours: true,
+    };
+    let refused = place("nowhere").connect(OsStr::new("s"));
+    assert!(matches!(refused, Err(ServiceError::NotUp { .. })), "{refused:?}");
+    assert!(place(".").connect(OsStr::new("s")).is_ok());
 }
 
 #[test]
