@@ -27,21 +27,31 @@ impl Users {
 
     /// Whether this user may connect.
     pub fn may(&self, user: u32) -> bool {
-        user == 0 || user == rustix::process::geteuid().as_raw() || self.0.contains(&user)
+        is_usual(user) || self.0.contains(&user)
     }
 
     /// Whether a connection of this user's is served; if not, the log says so. `what`
     /// names one, with its article.
     pub(crate) fn admits(&self, what: &str, user: io::Result<u32>) -> bool {
+        self.admitted(what, user).is_some()
+    }
+
+    /// The same, with the user's number.
+    pub(crate) fn admitted(&self, what: &str, user: io::Result<u32>) -> Option<u32> {
         match user {
-            Ok(user) if self.may(user) => return true,
+            Ok(user) if self.may(user) => return Some(user),
             Ok(user) => NEAR.warn(format_args!("{what} of user {user} was refused")),
             Err(error) => {
                 NEAR.warn(format_args!("{what} of an unknown user was refused: {error}"));
             }
         }
-        false
+        None
     }
+}
+
+/// Whether this is the user who runs this, or root.
+pub(crate) fn is_usual(user: u32) -> bool {
+    user == 0 || user == rustix::process::geteuid().as_raw()
 }
 
 /// A user's number, by it or by the name.

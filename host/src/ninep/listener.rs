@@ -1,30 +1,72 @@
 //! Takes connections on a Unix socket, and on a TCP port of this machine.
 //!
 //! Each connection is asked who made it. The user who runs the server may use it, and
-//! root, who mounts it for the kernel, and whom that user allows.
+//! root, who mounts it for the kernel, and whom that user allows. The last have half of
+//! the places at most, all together, so that there is one for the user's own commands.
 
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::{Options, peer, serve_halves};
 use crate::accept::{self, Accept};
 use crate::tree::Tree;
+use crate::users::{self, Users};
 use crate::warnings::NEAR;
 
 /// What is taken.
 const CONNECTION: &str = "a 9P connection";
 
+/// Who gets a place at a listener.
+#[derive(Clone)]
+pub(super) struct Door {
+    users: Users,
+    /// Places for all users besides the usual.
+    others: usize,
+    free: Arc<Semaphore>,
+}
+
+/// A place at a listener, for as long as it is kept.
+pub(super) struct Place {
+    _others: Option<OwnedSemaphorePermit>,
+}
+
+impl Door {
+    pub(super) fn new(options: &Options) -> Self {
+        let others = options.connections / 2;
+        Self { users: options.users.clone(), others, free: Arc::new(Semaphore::new(others)) }
+    }
+
+    /// A place for a connection of this user's; if there is none, the log says why.
+    pub(super) fn place(&self, user: io::Result<u32>) -> Option<Place> {
+        let user = self.users.admitted(CONNECTION, user)?;
+        if users::is_usual(user) {
+            return Some(Place { _others: None });
+        }
+        let Ok(place) = Arc::clone(&self.free).try_acquire_owned() else {
+            let most = self.others;
+            NEAR.warn(format_args!(
+                "{CONNECTION} of user {user} was refused: other users have {most} already"
+            ));
+            return None;
+        };
+        Some(Place { _others: Some(place) })
+    }
+}
+
 /// Serves the tree to those who connect, until the future is dropped; that ends
 /// their connections, too.
 pub async fn listen(listener: UnixListener, tree: Tree, options: Options) -> io::Result<()> {
+    let door = Door::new(&options);
     take(&listener, options.connections, |stream| {
-        let (tree, options) = (tree.clone(), options.clone());
+        let (tree, options, door) = (tree.clone(), options.clone(), door.clone());
         async move {
             let user = stream.peer_cred().map(|peer| peer.uid());
-            if options.users.admits(CONNECTION, user) {
+            if let Some(_place) = door.place(user) {
                 serve_unix(stream, tree, options).await;
             }
         }
@@ -40,10 +82,13 @@ pub async fn listen_tcp(
     tree: Tree,
     options: Options,
 ) -> io::Result<()> {
+    let door = Door::new(&options);
     take(&listener, options.connections, |stream| {
-        let (tree, options) = (tree.clone(), options.clone());
+        let (tree, options, door) = (tree.clone(), options.clone(), door.clone());
         async move {
-            if anybody || options.users.admits(CONNECTION, peer::user(&stream).await) {
+            if anybody {
+                serve_tcp(stream, tree, options).await;
+            } else if let Some(_place) = door.place(peer::user(&stream).await) {
                 serve_tcp(stream, tree, options).await;
             }
         }

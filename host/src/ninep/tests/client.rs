@@ -2,12 +2,14 @@
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
+use super::super::listener::Door;
 use super::*;
 use crate::engine::Reply as Done;
 use crate::ninep::client::{Client, ClientError};
 use crate::ninep::{listen, listen_tcp};
 use crate::tree::Access;
 use crate::tree::fake::Asked;
+use crate::users::Users;
 
 async fn client(fake: &Fake, msize: u32) -> Client {
     let (near, far) = tokio::io::duplex(64 << 10);
@@ -160,6 +162,26 @@ async fn a_socket_is_served_and_has_a_limit() {
     assert!(one.open("cs", Access::Read).await.is_err());
     assert!(UnixStream::connect(&path).await.is_err());
     std::fs::remove_dir_all(&directory).expect("it goes");
+}
+
+/// However many they are, the user's own commands come in.
+#[test]
+fn other_users_have_half_of_the_places_together() {
+    let own = rustix::process::geteuid().as_raw();
+    let users = Users::with(vec![own + 7, own + 8]);
+    let door = Door::new(&Options { connections: 5, users, ..Options::default() });
+    let mut places: Vec<_> = [7, 8].into_iter().map(|user| door.place(Ok(own + user))).collect();
+    assert!(places.iter().all(Option::is_some));
+    for user in [7, 8, 9] {
+        assert!(door.place(Ok(own + user)).is_none(), "{user}");
+    }
+    for user in [0, own].repeat(10) {
+        places.push(door.place(Ok(user)));
+        assert!(places.last().is_some_and(Option::is_some));
+    }
+    // There is one again when one of theirs has gone.
+    places.swap_remove(0);
+    assert!(door.place(Ok(own + 7)).is_some());
 }
 
 #[tokio::test]
