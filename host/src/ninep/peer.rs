@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::LazyLock;
 
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 /// Where the sockets are listed. A connection to an IPv4 address may have been
 /// made by an IPv6 socket.
@@ -21,6 +22,9 @@ static TABLES: LazyLock<[io::Result<Table>; 2]> =
 const CHUNK: usize = 64 << 10;
 /// The list is made while it is read, so that a row may be missed.
 const ATTEMPTS: usize = 3;
+/// One look-up reads at a time. They share the open lists, and the kernel goes on where
+/// the last read ended: if that was another's, it makes the list anew from its beginning.
+static READERS: Semaphore = Semaphore::const_new(1);
 /// A connection's state while both its ends are in use.
 const ESTABLISHED: &str = "01";
 
@@ -33,16 +37,31 @@ impl Table {
         File::open(path).map(Self)
     }
 
-    fn read(&self) -> io::Result<String> {
-        let mut text = Vec::new();
-        loop {
-            let length = text.len();
-            text.resize(length + CHUNK, 0);
-            let read = self.0.read_at(&mut text[length..], length as u64);
-            text.truncate(length + *read.as_ref().unwrap_or(&0));
-            if read? == 0 {
-                return String::from_utf8(text).map_err(io::Error::other);
-            }
+    /// The user of the socket with these addresses, if it is listed.
+    fn find(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
+        find(|piece, offset| self.0.read_at(piece, offset), local, remote)
+    }
+}
+
+/// Reads a list as far as the row of the socket with these addresses.
+fn find(
+    read: impl Fn(&mut [u8], u64) -> io::Result<usize>,
+    local: SocketAddr,
+    remote: SocketAddr,
+) -> io::Result<Option<u32>> {
+    let (mut piece, mut offset) = (vec![0; CHUNK], 0);
+    let mut rows = Vec::new();
+    loop {
+        let length = read(&mut piece, offset)?;
+        offset += length as u64;
+        rows.extend_from_slice(piece.get(..length).unwrap_or_default());
+        // The last one goes on in the next piece.
+        let whole = rows.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let whole: Vec<u8> = rows.drain(..whole).collect();
+        let text = std::str::from_utf8(&whole).map_err(io::Error::other)?;
+        let user = user_in(text, local, remote);
+        if user.is_some() || length == 0 {
+            return Ok(user);
         }
     }
 }
@@ -55,8 +74,12 @@ pub(crate) fn prepare() {
 /// The user of the process that made this connection.
 pub(crate) async fn user(stream: &TcpStream) -> io::Result<u32> {
     let (here, there) = (stream.local_addr()?, stream.peer_addr()?);
+    let alone = READERS.acquire().await.map_err(io::Error::other)?;
     // Of a long list the kernel takes its time to make the text.
-    let looked_up = tokio::task::spawn_blocking(move || look_up(here, there));
+    let looked_up = tokio::task::spawn_blocking(move || {
+        let _alone = alone;
+        look_up(here, there)
+    });
     looked_up.await.map_err(io::Error::other)?
 }
 
@@ -64,16 +87,13 @@ fn look_up(here: SocketAddr, there: SocketAddr) -> io::Result<u32> {
     let mut unreadable = None;
     for _ in 0..ATTEMPTS {
         for table in &*TABLES {
-            let read = match table {
-                Ok(table) => table.read(),
+            let found = match table {
+                Ok(table) => table.find(there, here),
                 Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
             };
-            match read {
-                Ok(table) => {
-                    if let Some(user) = user_in(&table, there, here) {
-                        return Ok(user);
-                    }
-                }
+            match found {
+                Ok(Some(user)) => return Ok(user),
+                Ok(None) => {}
                 Err(error) => unreadable = Some(error),
             }
         }
@@ -82,10 +102,11 @@ fn look_up(here: SocketAddr, there: SocketAddr) -> io::Result<u32> {
         .unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "it is not in /proc/net/tcp")))
 }
 
-/// The user of the socket with these addresses. One that no process has open any
-/// more is listed as root's, which it need not have been: it has no inode.
+/// The user of the socket with these addresses, by these lines of a list. One that no
+/// process has open any more is listed as root's, which it need not have been: it has
+/// no inode.
 fn user_in(table: &str, local: SocketAddr, remote: SocketAddr) -> Option<u32> {
-    table.lines().skip(1).find_map(|line| {
+    table.lines().find_map(|line| {
         let mut fields = line.split_ascii_whitespace().skip(1);
         let same = address(fields.next()?)? == plain(local)
             && address(fields.next()?)? == plain(remote)
@@ -166,6 +187,45 @@ mod tests {
         for port in [40962, 40963] {
             assert_eq!(user_in(FOUR, SocketAddr::from(([127, 0, 0, 1], port)), server), None);
         }
+    }
+
+    /// Those behind it cost the kernel time, and us.
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn a_list_is_read_as_far_as_the_row_and_no_farther() {
+        let other = FOUR.lines().nth(1).unwrap();
+        for before in [0, 1, 2_000] {
+            let text = format!("{}{FOUR}", format!("{other}\n").repeat(before));
+            for piece_size in [100, 4096] {
+                let read_to = std::cell::Cell::new(0);
+                let read = |piece: &mut [u8], offset: u64| {
+                    assert_eq!(offset, read_to.get());
+                    let rest = &text.as_bytes()[offset as usize..];
+                    let length = rest.len().min(piece_size).min(piece.len());
+                    piece[..length].copy_from_slice(&rest[..length]);
+                    read_to.set(offset + length as u64);
+                    Ok(length)
+                };
+                let server = socket("127.0.0.1:5640");
+                let row = text.find("A001").unwrap() + other.len();
+                assert_eq!(find(read, socket("127.0.0.1:40961"), server).unwrap(), Some(1001));
+                assert!(read_to.get() as usize <= row + piece_size + other.len());
+                read_to.set(0);
+                assert_eq!(find(read, socket("127.0.0.2:40961"), server).unwrap(), None);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn one_look_up_reads_at_a_time() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (far, _) = listener.accept().await.unwrap();
+        let reader = READERS.acquire().await.unwrap();
+        let soon = std::time::Duration::from_millis(200);
+        assert!(tokio::time::timeout(soon, user(&far)).await.is_err());
+        drop(reader);
+        assert!(user(&far).await.is_ok());
     }
 
     #[tokio::test]
