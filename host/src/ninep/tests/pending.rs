@@ -206,7 +206,7 @@ async fn messages_that_take_long_leave_others_their_turns() {
         tokio::task::yield_now().await;
         turns += 1;
     }
-    assert!(turns >= 20, "{turns}");
+    assert!(turns >= 8, "{turns}");
 }
 
 #[tokio::test]
