@@ -193,13 +193,15 @@ async fn blocked_requests_hold_up_nobody() {
 async fn messages_that_take_long_leave_others_their_turns() {
     let fake = Fake::default();
     let mut wire = dialled(&fake).await;
-    (0..2_000).for_each(|_| drop(fake.make(Protocol::Tcp)));
+    for _ in 0..2_000 {
+        fake.make(Protocol::Tcp);
+    }
     wire.open(3, "tcp", 0).await;
     let listing = Request::Read { fid: 3, offset: 0, count: 100 };
     let mut frames: Vec<u8> =
-        (100..300).flat_map(|tag| listing.encode(tag, Dialect::Plan9)).collect();
+        (100..1_100).flat_map(|tag| listing.encode(tag, Dialect::Plan9)).collect();
     let last = Request::Read { fid: 2, offset: 0, count: 10 };
-    frames.extend(last.encode(300, Dialect::Plan9));
+    frames.extend(last.encode(1_100, Dialect::Plan9));
     wire.say_raw(&frames).await;
     let mut turns = 0;
     while fake.asked().is_empty() {
