@@ -25,6 +25,12 @@ struct State {
     last_request: RequestId,
     /// What a flushed write says it took.
     flushed_write: Option<u32>,
+    /// So many requests wait, and after them so many are refused.
+    refusals: (usize, usize),
+    /// Requests that were refused.
+    refused: usize,
+    /// What writes brought, where they do not wait.
+    at_once: Option<Vec<u8>>,
     capacity: Capacity,
 }
 
@@ -36,6 +42,9 @@ impl Default for State {
             waiting: BTreeMap::new(),
             last_request: 0,
             flushed_write: None,
+            refusals: (0, 0),
+            refused: 0,
+            at_once: None,
             capacity: Capacity { clients: 12_000, requests: 65_536, queued: 256 << 20 },
         }
     }
@@ -91,6 +100,13 @@ impl Fake {
         (waiting.done)(outcome);
     }
 
+    /// Completes the latest request that waits.
+    pub(crate) fn complete_last(&self, outcome: Outcome) {
+        let mut state = self.lock();
+        let (_, waiting) = state.waiting.pop_last().expect("a request waits");
+        (waiting.done)(outcome);
+    }
+
     /// Completes the oldest request, if one waits, with bytes that are made only
     /// then; whether there was one.
     pub(crate) fn try_complete(&self, bytes: impl FnOnce() -> Vec<u8>) -> bool {
@@ -131,6 +147,26 @@ impl Fake {
         self.lock().flushed_write = Some(count);
     }
 
+    /// After so many requests that wait, so many are refused at once.
+    pub(crate) fn refuse(&self, after: usize, count: usize) {
+        self.lock().refusals = (after, count);
+    }
+
+    /// Requests that were refused so far.
+    pub(crate) fn refused(&self) -> usize {
+        self.lock().refused
+    }
+
+    /// From now on writes are taken at once.
+    pub(crate) fn take_at_once(&self) {
+        self.lock().at_once = Some(Vec::new());
+    }
+
+    /// What they brought since then.
+    pub(crate) fn taken_at_once(&self) -> Vec<u8> {
+        self.lock().at_once.clone().unwrap_or_default()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("no test panics within")
     }
@@ -139,6 +175,16 @@ impl Fake {
         let mut state = self.lock();
         state.last_request += 1;
         let request = state.last_request;
+        if state.refuses() {
+            done(Err(error(ErrorCode::ResourceExhausted, "too many requests are outstanding")));
+            return request;
+        }
+        if let (Asked::Write(bytes), Some(taken)) = (&what, &mut state.at_once) {
+            taken.extend_from_slice(bytes);
+            let count = u32::try_from(bytes.len()).expect("it is short");
+            done(Ok(Reply::Count(count)));
+            return request;
+        }
         state.waiting.insert(request, Waiting { client, what, done });
         request
     }
@@ -151,6 +197,18 @@ impl State {
         let id = ClientId { number, incarnation: *incarnation };
         self.clients.insert(number, Client { id, protocol, references: 1 });
         id
+    }
+
+    fn refuses(&mut self) -> bool {
+        let (after, count) = &mut self.refusals;
+        if *after > 0 {
+            *after -= 1;
+            return false;
+        }
+        let refuses = *count > 0;
+        *count -= usize::from(refuses);
+        self.refused += usize::from(refuses);
+        refuses
     }
 
     fn client(&mut self, id: ClientId) -> Result<&mut Client, Error> {

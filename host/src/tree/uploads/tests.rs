@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::engine::Protocol;
 use crate::tree::fake::{Asked, Fake, error};
-use crate::tree::{Access, ClientFile, Failure, Handle, Node, Tree};
+use crate::tree::{Access, Capacity, ClientFile, Failure, Handle, Node, Tree};
 
 /// A part that a conversation gets for itself is so many bytes here.
 const MOST: usize = 1_000;
@@ -18,6 +18,11 @@ struct Scene {
     client: ClientId,
     ctl: Handle,
     data: Handle,
+}
+
+/// The engine's words.
+fn full() -> Error {
+    error(ErrorCode::ResourceExhausted, "too many requests are outstanding")
 }
 
 /// A write that was made.
@@ -44,7 +49,17 @@ impl Written {
 impl Scene {
     /// In which a conversation that waits alone has [`MOST`] bytes inside.
     fn new() -> Self {
+        Self::over(Fake::default())
+    }
+
+    /// The same over a stack that takes so few requests.
+    fn crowded(requests: u32) -> Self {
         let fake = Fake::default();
+        fake.takes(Capacity { clients: 100, requests, queued: 256 << 20 });
+        Self::over(fake)
+    }
+
+    fn over(fake: Fake) -> Self {
         let tree = fake.tree();
         tree.shared.uploads.lock().inside = Inside { floor: MOST as u64, pool: 0, used: 0 };
         let client = fake.make(Protocol::Tcp);
@@ -100,6 +115,17 @@ impl Scene {
     /// The oldest piece is taken whole.
     fn taken(&self, count: u32) {
         self.fake.complete(Ok(Reply::Count(count)));
+    }
+
+    /// Whatever is parked, somebody comes for it; and it is in order.
+    fn holds_together(&self) {
+        let state = self.tree.shared.uploads.lock();
+        for conversation in state.conversations.values() {
+            assert!(conversation.order.iter().is_sorted());
+            assert!(conversation.pieces > 0 || conversation.feeder != Feeder::Away);
+        }
+        let waiting: usize = state.parked.values().map(Parked::unsent).sum();
+        assert_eq!(state.waiting, waiting as u64);
     }
 
     /// Nothing is kept of what is over.
@@ -246,16 +272,347 @@ async fn an_error_in_the_middle_is_told_at_the_next_write() {
 }
 
 #[tokio::test]
-async fn a_refusal_ends_the_write_that_is_refused_and_no_other() {
+async fn a_write_that_went_straight_is_told_of_a_refusal() {
+    let scene = Scene::new();
+    scene.fake.refuse(0, 1);
+    let (refused, next) = (scene.write(b'a', 10), scene.write(b'b', 10));
+    assert_eq!(refused.outcome(), Some(Err(Failure::from(full()))));
+    assert_eq!(scene.inside(), ["b10"]);
+    scene.taken(10);
+    assert_eq!(next.outcome(), Some(Ok(10)));
+    scene.is_empty();
+}
+
+#[tokio::test]
+async fn a_refused_piece_is_sent_later_and_nothing_overtakes_it() {
     let scene = Scene::new();
     let (large, behind) = (scene.write(b'a', 2_500), scene.write(b'b', 10));
-    let full = error(ErrorCode::ResourceExhausted, "too many requests are outstanding");
-    scene.fake.complete(Err(full.clone()));
-    assert_eq!(large.outcome(), Some(Err(Failure::from(full))));
+    // Nothing is inside then that would wake the feeder.
+    scene.fake.refuse(0, 3);
+    scene.taken(1_000);
+    scene.becomes(&["a1000"]).await;
+    assert_eq!((scene.fake.refused(), large.outcome()), (3, None));
+    scene.taken(1_000);
+    scene.becomes(&["a500", "b10"]).await;
+    scene.taken(500);
+    scene.taken(10);
+    assert_eq!((large.outcome(), behind.outcome()), (Some(Ok(2_500)), Some(Ok(10))));
+    scene.is_empty();
+}
+
+#[tokio::test]
+async fn a_refused_piece_waits_for_what_is_inside() {
+    let scene = Scene::new();
+    let writes = [
+        scene.write(b'a', 1_000),
+        scene.write(b'b', 300),
+        scene.write(b'c', 300),
+        scene.write(b'd', 300),
+    ];
+    scene.fake.refuse(1, 1);
+    scene.taken(1_000);
+    scene.becomes(&["b300"]).await;
+    tokio::time::sleep(5 * AGAIN).await;
+    assert_eq!((scene.inside(), scene.fake.refused()), (vec!["b300".to_owned()], 1));
+    scene.taken(300);
+    scene.becomes(&["c300", "d300"]).await;
+    scene.taken(300);
+    scene.taken(300);
+    for (write, count) in writes.iter().zip([1_000, 300, 300, 300]) {
+        assert_eq!(write.outcome(), Some(Ok(count)));
+    }
+    scene.is_empty();
+}
+
+#[tokio::test]
+async fn a_stack_that_stays_full_is_not_kept_busy() {
+    let scene = Scene::new();
+    scene.fake.refuse(0, usize::MAX);
+    let began = std::time::Instant::now();
+    let large = scene.write(b'a', 2_500);
+    for _ in 0..100 {
+        // Neither by those who come and go.
+        let other = scene.write(b'b', 10);
+        scene.tree.flush(other.name());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let most = began.elapsed().as_millis() / AGAIN.as_millis() + 1;
+    assert!(scene.fake.refused() as u128 <= most, "{} and not {most}", scene.fake.refused());
+    scene.tree.flush(large.name());
+    assert_eq!(large.outcome(), Some(Err(Failure::INTERRUPTED)));
+    // The feeder was to come again.
+    tokio::time::sleep(5 * AGAIN).await;
+    scene.is_empty();
+}
+
+#[tokio::test]
+async fn a_refused_write_that_is_flushed_says_what_was_taken() {
+    let scene = Scene::new();
+    let (large, behind) = (scene.write(b'a', 2_500), scene.write(b'b', 10));
+    scene.fake.refuse(0, 1);
+    scene.taken(1_000);
+    while scene.fake.refused() == 0 {
+        tokio::task::yield_now().await;
+    }
+    scene.tree.flush(large.name());
+    assert_eq!(large.outcome(), Some(Ok(1_000)));
     scene.becomes(&["b10"]).await;
     scene.taken(10);
     assert_eq!(behind.outcome(), Some(Ok(10)));
     scene.is_empty();
+}
+
+#[tokio::test]
+async fn a_refused_end_of_writing_comes_later() {
+    let scene = Scene::new();
+    let (first, ended) = (scene.write(b'a', 1_500), scene.control("closewrite"));
+    scene.taken(1_000);
+    scene.fake.refuse(1, 1);
+    scene.becomes(&["a500"]).await;
+    assert_eq!(scene.fake.refused(), 1);
+    scene.taken(500);
+    assert_eq!((first.outcome(), ended.outcome()), (Some(Ok(1_500)), None));
+    scene.becomes(&["closewrite"]).await;
+    scene.fake.complete(Ok(Reply::Done));
+    assert_eq!(ended.outcome(), Some(Ok(10)));
+    scene.is_empty();
+}
+
+/// What else it says may have had an effect.
+#[tokio::test]
+async fn a_refused_end_of_writing_is_not_repeated_with_more() {
+    let scene = Scene::new();
+    let text = "closewrite\nannounce *!7";
+    let (_first, ended) = (scene.write(b'a', 1_500), scene.control(text));
+    scene.taken(1_000);
+    scene.becomes(&["a500", text]).await;
+    scene.taken(500);
+    scene.fake.complete(Err(full()));
+    assert_eq!(ended.outcome(), Some(Err(Failure::from(full()))));
+    scene.is_empty();
+}
+
+#[tokio::test]
+async fn a_late_refusal_puts_the_piece_back_or_ends_what_is_behind() {
+    let scene = Scene::new();
+    let large = scene.write(b'a', 1_500);
+    scene.fake.complete(Err(full()));
+    scene.becomes(&["a1000"]).await;
+    scene.taken(1_000);
+    scene.becomes(&["a500"]).await;
+    // The last of it is no more in the order by now.
+    scene.fake.complete(Err(full()));
+    scene.becomes(&["a500"]).await;
+    let behind = [scene.write(b'b', 100), scene.write(b'c', 900)];
+    assert_eq!(scene.inside(), ["a500", "b100"]);
+    scene.fake.complete(Err(full()));
+    assert_eq!(large.outcome(), Some(Ok(1_000)));
+    assert_eq!(behind[1].outcome(), Some(Err(Failure::from(full()))));
+    scene.taken(100);
+    assert_eq!(behind[0].outcome(), Some(Ok(100)));
+    scene.is_empty();
+}
+
+#[tokio::test]
+async fn thousands_of_small_writes_are_fed_in_order_and_a_few_at_a_time() {
+    const COUNT: usize = 200_000;
+    let scene = Scene::new();
+    let began = std::time::Instant::now();
+    let _straight = scene.write(b'a', 1_000);
+    let over = Arc::new(Mutex::new(Vec::new()));
+    for number in 0..COUNT {
+        let over = Arc::clone(&over);
+        let done = Box::new(move |outcome| {
+            assert_eq!(outcome, Ok(1));
+            lock(&over).push(number);
+        });
+        scene.data.write(&[number as u8], done);
+    }
+    scene.taken(1_000);
+    let mut sent = Vec::new();
+    while sent.len() < COUNT {
+        let asked = scene.fake.asked();
+        assert!(asked.len() <= PIECES_MAX, "{} at a time", asked.len());
+        for what in asked {
+            let Asked::Write(bytes) = what else { panic!("{what:?}") };
+            sent.extend(bytes);
+            scene.taken(1);
+        }
+        tokio::task::yield_now().await;
+    }
+    assert!(sent.iter().enumerate().all(|(number, byte)| *byte == number as u8));
+    assert!(lock(&over).iter().copied().eq(0..COUNT));
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    scene.is_empty();
+}
+
+/// Thousands that are given up on are, too, from whichever end.
+#[tokio::test]
+async fn thousands_of_small_writes_can_be_flushed() {
+    for last_first in [false, true] {
+        let scene = Scene::new();
+        let _straight = scene.write(b'a', 1_000);
+        let mut writes: Vec<_> = (0..50_000).map(|_| scene.write(b'b', 1)).collect();
+        if last_first {
+            writes.reverse();
+        }
+        let began = std::time::Instant::now();
+        for write in &writes {
+            scene.tree.flush(write.name());
+            assert_eq!(write.outcome(), Some(Err(Failure::INTERRUPTED)));
+        }
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        scene.taken(1_000);
+        scene.is_empty();
+    }
+}
+
+#[tokio::test]
+async fn small_writes_that_wait_go_straight_only_up_to_a_number() {
+    let scene = Scene::new();
+    let writes: Vec<_> = (0..=PIECES_MAX).map(|_| scene.write(b'a', 1)).collect();
+    assert_eq!(scene.inside().len(), PIECES_MAX);
+    scene.taken(1);
+    scene.becomes(&["a1"; PIECES_MAX]).await;
+    (0..PIECES_MAX).for_each(|_| scene.taken(1));
+    assert!(writes.iter().all(|write| write.outcome() == Some(Ok(1))));
+    scene.is_empty();
+}
+
+#[tokio::test]
+async fn others_can_ask_while_conversations_have_thousands_parked() {
+    let fake = Fake::default();
+    fake.takes(Capacity { clients: 100, requests: 400, queued: 256 << 20 });
+    let uploads = Uploads::new(Arc::new(fake.clone()));
+    let clients: Vec<_> = (0..20).map(|_| fake.make(Protocol::Tcp)).collect();
+    let over = Arc::new(Mutex::new(0));
+    for client in &clients {
+        for _ in 0..2_000 {
+            let over = Arc::clone(&over);
+            let done = Box::new(move |outcome| {
+                // Those that go straight may be refused.
+                if outcome == Ok(Reply::Count(1)) {
+                    *lock(&over) += 1;
+                }
+            });
+            uploads.write(*client, b"x", done);
+        }
+        // What is next finds room: those of before have handed on what they may.
+        while fake.outstanding() > 250 {
+            fake.complete(Ok(Reply::Count(1)));
+        }
+        tokio::task::yield_now().await;
+    }
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while *lock(&over) < clients.len() * 2_000 {
+        assert!(std::time::Instant::now() < deadline, "{} are over", *lock(&over));
+        for _ in 0..fake.outstanding().min(7) {
+            fake.complete(Ok(Reply::Count(1)));
+        }
+        tokio::task::yield_now().await;
+        // A quarter is free, but for one of each.
+        assert!(fake.outstanding() <= 300 + clients.len(), "{}", fake.outstanding());
+    }
+    assert!(uploads.lock().conversations.is_empty());
+}
+
+/// Though those who ask directly have taken up all but one.
+#[tokio::test]
+async fn a_crowded_stack_gets_one_request_at_a_time_of_what_is_parked() {
+    let scene = Scene::crowded(100);
+    let others: Vec<_> = (0..90).map(|_| scene.control("hangup")).collect();
+    let writes = [scene.write(b'a', 1_000), scene.write(b'b', 300), scene.write(b'c', 300)];
+    let writing = |scene: &Scene| scene.inside().split_off(90);
+    assert_eq!(writing(&scene), ["a1000"]);
+    for (byte, count) in ["b300", "c300"].into_iter().zip([1_000, 300]) {
+        scene.fake.complete_last(Ok(Reply::Count(count)));
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(writing(&scene), [byte]);
+    }
+    scene.fake.complete_last(Ok(Reply::Count(300)));
+    assert_eq!(writes[2].outcome(), Some(Ok(300)));
+    others.iter().for_each(|_| scene.fake.complete(Ok(Reply::Done)));
+    scene.is_empty();
+}
+
+#[tokio::test]
+async fn others_get_their_turn_while_much_is_fed() {
+    let scene = Scene::new();
+    let _straight = scene.write(b'a', 1_000);
+    for _ in 0..20_000 {
+        scene.write(b'b', 1);
+    }
+    scene.fake.take_at_once();
+    scene.taken(1_000);
+    let mut before = 0;
+    while before < 20_000 {
+        tokio::task::yield_now().await;
+        let now = scene.fake.taken_at_once().len();
+        assert!(now - before <= FEED_MAX, "{} in one turn", now - before);
+        before = now;
+    }
+    // It need not be told of each that is over.
+    for _ in 0..3 {
+        tokio::task::yield_now().await;
+    }
+    scene.is_empty();
+}
+
+/// Writes, refusals and flushes come as they may: of each write that much is sent
+/// as it says, and in order.
+#[tokio::test]
+async fn the_stream_is_what_the_answers_say() {
+    for seed in 1..=150_u64 {
+        let mut random = seed;
+        let mut below = |limit: usize| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) as usize % limit
+        };
+        let scene = Scene::new();
+        let (mut writes, mut sent) = (Vec::new(), Vec::new());
+        let mut take_one = |scene: &Scene| {
+            if let Some(Asked::Write(bytes)) = scene.fake.asked().into_iter().next() {
+                scene.taken(bytes.len() as u32);
+                sent.extend(bytes);
+            }
+        };
+        for _ in 0..200 {
+            match below(6) {
+                0 | 1 => {
+                    let count = [1, 10, 400, 1_000, 2_500][below(5)];
+                    let byte = writes.len() as u8;
+                    writes.push((byte, scene.write(byte, count)));
+                }
+                2 => scene.fake.refuse(below(3), below(4)),
+                3 if !writes.is_empty() => {
+                    let recent = writes.len().min(8);
+                    let (_, write) = &writes[writes.len() - 1 - below(recent)];
+                    if let Some(request) = write.request {
+                        scene.tree.flush(request);
+                    }
+                }
+                4 => tokio::task::yield_now().await,
+                _ => take_one(&scene),
+            }
+            scene.holds_together();
+        }
+        scene.fake.refuse(0, 2);
+        let deadline = std::time::Instant::now() + Duration::from_secs(5);
+        while !scene.tree.shared.uploads.lock().conversations.is_empty() {
+            assert!(std::time::Instant::now() < deadline, "seed {seed} waits for ever");
+            take_one(&scene);
+            tokio::task::yield_now().await;
+        }
+        let mut expected = Vec::new();
+        for (byte, write) in writes {
+            let count = write.outcome().expect("it is over").unwrap_or(0);
+            expected.extend(std::iter::repeat_n(byte, count as usize));
+        }
+        assert!(sent == expected, "seed {seed}");
+        scene.is_empty();
+    }
 }
 
 #[tokio::test]
