@@ -72,6 +72,9 @@ impl Listeners {
 #[cfg(test)]
 #[allow(clippy::indexing_slicing, reason = "a test may panic")]
 mod tests {
+    use alloc::format;
+    use alloc::vec::Vec;
+
     use super::*;
 
     /// Whoever came and went before: a call that names an address reaches who has
@@ -104,6 +107,31 @@ mod tests {
             }
             assert_eq!(listeners.called(b"::", port), only);
             assert_eq!(listeners.called(b"::", 4), None);
+        }
+    }
+
+    /// However many there are, and though a path may look like an address.
+    #[test]
+    fn each_of_many_is_found() {
+        let id = |number| ClientId { number, incarnation: 0 };
+        let mut listeners = Listeners::default();
+        let places: Vec<Announced> = (0..300)
+            .flat_map(|number| {
+                let (text, port) = (format!("/{}", number % 10), number as u16 / 10);
+                let tcp = Announced::Tcp { address: text.clone(), port };
+                [tcp, Announced::Unix { path: format!("{text}{number}") }]
+            })
+            .chain([Announced::Unix { path: "/0".into() }])
+            .collect();
+        for (place, number) in places.iter().zip(0..) {
+            listeners.insert(place.clone(), id(number));
+        }
+        for (place, number) in places.iter().zip(0..) {
+            assert_eq!(listeners.get(place), Some(id(number)), "{place:?}");
+            listeners.remove(place, id(number + 1));
+            assert_eq!(listeners.get(place), Some(id(number)), "{place:?}");
+            listeners.remove(place, id(number));
+            assert_eq!(listeners.get(place), None, "{place:?}");
         }
     }
 }
