@@ -191,7 +191,7 @@ impl Bench {
     /// Starts an sshd.
     pub(crate) fn new(pace: Pace, subjects: Vec<Subject>) -> Result<Self> {
         let services = Work::ALL.into_iter().map(Service::start).collect::<Result<_>>()?;
-        let sshd = Sshd::start(&["LogLevel ERROR"]);
+        let sshd = Sshd::start(&["LogLevel INFO"]);
         Ok(Self { sshd, services: Arc::new(services), pace, subjects, rig: None })
     }
 
