@@ -3,8 +3,9 @@
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::Duration;
 
+use super::account::{INSIDE_MAX, Inside, PIECES_MAX};
 use super::*;
-use crate::engine::Protocol;
+use crate::engine::{Protocol, Reply};
 use crate::tree::fake::{Asked, Fake, error};
 use crate::tree::{Access, Capacity, ClientFile, Failure, Handle, Node, Tree};
 
