@@ -57,12 +57,12 @@ fn find(
         rows.extend_from_slice(piece.get(..length).unwrap_or_default());
         // The last one goes on in the next piece.
         let whole = rows.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        let whole: Vec<u8> = rows.drain(..whole).collect();
-        let text = std::str::from_utf8(&whole).map_err(io::Error::other)?;
-        let user = user_in(text, local, remote);
+        let text = rows.get(..whole).unwrap_or_default();
+        let user = user_in(std::str::from_utf8(text).map_err(io::Error::other)?, local, remote);
         if user.is_some() || length == 0 {
             return Ok(user);
         }
+        rows.drain(..whole);
     }
 }
 
