@@ -38,8 +38,11 @@ impl Listeners {
     /// Who announced this port, if it is one.
     fn alone(&self, port: u16) -> Option<ClientId> {
         let first = Announced::Tcp { address: String::new(), port };
-        let is_here = |address: &Announced| matches!(address, Announced::Tcp { port: other, .. } if *other == port);
-        let mut here = self.0.from(&first).take_while(|(address, _)| is_here(address));
+        let of_port = |place: &Announced| match place {
+            Announced::Tcp { port: other, .. } => *other == port,
+            Announced::Unix { .. } => false,
+        };
+        let mut here = self.0.from(&first).take_while(|(place, _)| of_port(place));
         let (_, id) = here.next()?;
         here.next().is_none().then_some(*id)
     }

@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
 
-use crate::client::{Bound, Conversation, End, Inbox, Outgoing, Remains, State};
+use crate::client::{Bound, Conversation, End, Inbox, Outgoing, Remains, State, Write};
 use crate::config::{Config, Limits, Services};
 use crate::ctl::{Announced, Parser};
 use crate::effect::{
@@ -26,7 +26,8 @@ use crate::growth::Path;
 use crate::listeners::Listeners;
 use crate::message::Message;
 use crate::order::Order;
-use crate::table::{Channels, Clients};
+use crate::queue::Line;
+use crate::table::{Channel, Channels, Clients};
 use crate::trip::Trip;
 use crate::window::{Budget, ReceiveWindow};
 
@@ -427,13 +428,18 @@ impl Session {
             client.enter(State::Finished(remains), self.now);
         }
         self.queued = self.queued.saturating_sub(c.unsent);
-        for write in c.writes {
+        self.end_writing(c.writes, c.outgoing, error);
+        self.feed_starved();
+    }
+
+    /// What was to be sent in a conversation that is over fails.
+    fn end_writing(&mut self, writes: Line<Write>, outgoing: Outgoing, error: &Error) {
+        for write in writes {
             self.out.complete(write.request, Err(error.clone()));
         }
-        if let Outgoing::Ending(control) = c.outgoing {
+        if let Outgoing::Ending(control) = outgoing {
             self.out.complete(control.request, Err(error.clone()));
         }
-        self.feed_starved();
     }
 
     /// A dial or an announcement fails with this error.
@@ -447,8 +453,7 @@ impl Session {
             State::Dialing(mut dial) => {
                 if let Some(asked) = &mut dial.asked {
                     asked.window.close(&mut self.pool);
-                    self.channels
-                        .set(asked.channel, crate::table::Channel::Opening { owner: None });
+                    self.channels.set(asked.channel, Channel::Opening { owner: None });
                 }
                 self.out.statistics.dials_failed += 1;
                 dial.control

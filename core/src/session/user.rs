@@ -584,12 +584,7 @@ impl Session {
         self.queued = self.queued.saturating_sub(c.unsent);
         self.leave_turn(id, &mut c);
         self.end_waits(c.inbox.reads, error);
-        for write in c.writes {
-            self.out.complete(write.request, Err(error.clone()));
-        }
-        if let Outgoing::Ending(control) = c.outgoing {
-            self.out.complete(control.request, Err(error.clone()));
-        }
+        self.end_writing(c.writes, c.outgoing, error);
         self.feed_starved();
     }
 

@@ -335,10 +335,10 @@ impl Session {
 
     /// Sends what the peer's doing calls for, if only in the end.
     fn answer(&mut self, message: Message<'_>) {
-        let length = message.encode().len() as u64;
+        let before = self.pipe.as_ref().map_or(0, |pipe| pipe.in_pipe);
         self.send(message);
         if let Some(pipe) = &mut self.pipe {
-            pipe.answers += length;
+            pipe.answers += pipe.in_pipe - before;
         }
     }
 
