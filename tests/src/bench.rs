@@ -39,6 +39,12 @@ pub fn limits() -> Limits {
     }
 }
 
+/// The same for a pipe that is soon full: a message of 1,000 bytes of data, and 4,096
+/// bytes of others.
+pub fn tight() -> Limits {
+    Limits { packet: 1_000, room: 1_000, control: 4_096, ..limits() }
+}
+
 /// A configuration with these limits and a few services.
 pub fn config(limits: Limits) -> Config {
     let service = |name: &str, port| Service { name: name.to_owned(), port };
@@ -92,6 +98,20 @@ impl Bench {
     /// under test, for then there is nothing to be tested.
     pub fn of_ours(limits: Limits) -> Option<Self> {
         ours().then(|| Self::with(limits))
+    }
+
+    /// A session with so many listeners, at the ports from 1 on, and limits that have no
+    /// room for a message for each.
+    #[track_caller]
+    pub fn with_listeners(count: u16) -> (Self, Vec<ClientId>) {
+        let mut s = Self::with(Limits { clients: 400, ..tight() });
+        let announce = |port| {
+            let listener = s.announce(&format!("*!{port}"));
+            s.took_all();
+            listener
+        };
+        let listeners = (1..=count).map(announce).collect();
+        (s, listeners)
     }
 
     /// A session without a pipe.

@@ -1,8 +1,8 @@
 //! Pipes come and go; the session stays.
 
 use sshnet_core::message::Message;
-use sshnet_core::{ClientId, ClientState, ErrorCode, Limits};
-use sshnet_tests::bench::{Bench, PACKET, limits, taken};
+use sshnet_core::{ClientState, ErrorCode, Limits};
+use sshnet_tests::bench::{Bench, PACKET, limits, taken, tight};
 use sshnet_tests::peer::{
     among, call, cancel, client, completions, count, data, direct, done, error, exactly, fail,
     failed, forward, send, sent, told, warn,
@@ -265,29 +265,11 @@ fn a_finished_client_dials_again_over_the_new_pipe() {
     );
 }
 
-/// A session with 300 listeners, and limits that have no room for a message for
-/// each.
-fn crowd() -> (Bench, Vec<ClientId>) {
-    let mut s = Bench::with(Limits {
-        clients: 400,
-        packet: 1_000,
-        room: 1_000,
-        control: 4_096,
-        ..limits()
-    });
-    let mut listeners = Vec::new();
-    for port in 1..=300 {
-        listeners.push(s.announce(&format!("*!{port}")));
-        s.took_all();
-    }
-    (s, listeners)
-}
-
 /// A new pipe gets as much at once as there is room for, and the rest as it takes
 /// it: the peer has not had a chance to read yet.
 #[test]
 fn many_listeners_are_announced_again_as_the_pipe_takes_it() {
-    let (mut s, _) = crowd();
+    let (mut s, _) = Bench::with_listeners(300);
     s.pipe_down("gone");
     let mut effects = s.pipe_up();
     let mut port = 0;
@@ -309,7 +291,7 @@ fn many_listeners_are_announced_again_as_the_pipe_takes_it() {
 /// comes when it is bound.
 #[test]
 fn who_waits_to_be_announced_again_may_hang_up_and_listen() {
-    let (mut s, listeners) = crowd();
+    let (mut s, listeners) = Bench::with_listeners(300);
     s.pipe_down("gone");
     let first = sent(&s.pipe_up()).len();
     let (stays, goes) = (listeners[299], listeners[298]);
@@ -350,15 +332,8 @@ fn who_waits_to_be_announced_again_may_hang_up_and_listen() {
 /// far side is late, for there is a pipe.
 #[test]
 fn many_dials_that_waited_are_made_as_the_pipe_takes_it() {
-    let mut s = Bench::without_pipe(Limits {
-        clients: 100,
-        requests: 200,
-        packet: 1_000,
-        room: 1_000,
-        control: 4_096,
-        dial_wait: 1_000,
-        ..limits()
-    });
+    let mut s =
+        Bench::without_pipe(Limits { clients: 100, requests: 200, dial_wait: 1_000, ..tight() });
     let ids: Vec<_> = (0..60).map(|_| s.client()).collect();
     for (request, id) in ids.iter().enumerate() {
         s.control(request as u64, *id, "connect h!7");

@@ -2,7 +2,7 @@
 
 use sshnet_core::message::{Global, Message, reason};
 use sshnet_core::{ClientId, ClientState, Effect, ErrorCode, Limits};
-use sshnet_tests::bench::{Bench, Line, PACKET, limits, taken};
+use sshnet_tests::bench::{Bench, Line, PACKET, limits, taken, tight};
 use sshnet_tests::peer::{
     among, call, count, data_sent, done, error, exactly, fail, order, refusal, send, sent,
 };
@@ -133,7 +133,7 @@ fn a_conversation_without_window_blocks_nobody() {
 /// before memory does.
 #[test]
 fn a_flood_of_requests_without_reading_fails_the_session() {
-    let mut s = Bench::with(Limits { packet: 1_000, room: 1_000, control: 4_096, ..limits() });
+    let mut s = Bench::with(tight());
     let line = s.dial();
     s.took_all();
     let request =
@@ -184,7 +184,7 @@ fn what_a_peer_makes_users_send_fails_the_session_when_it_does_not_read() {
     ];
     let limit = 1_000 + 1_000 + 4_096;
     for (what, round) in rounds {
-        let mut s = Bench::with(Limits { packet: 1_000, room: 1_000, control: 4_096, ..limits() });
+        let mut s = Bench::with(tight());
         let listener = s.announce("*!99");
         let line = s.dial();
         s.took_all();
@@ -211,14 +211,7 @@ fn accepted(s: &mut Bench, listener: ClientId, port: u32) -> (ClientId, u32) {
 #[test]
 fn a_peer_is_to_blame_for_the_end_of_calls_and_not_of_dials() {
     for called in [false, true] {
-        let mut s = Bench::with(Limits {
-            clients: 1_302,
-            windows: 1 << 30,
-            packet: 1_000,
-            room: 1_000,
-            control: 4_096,
-            ..limits()
-        });
+        let mut s = Bench::with(Limits { clients: 1_302, windows: 1 << 30, ..tight() });
         let listener = s.announce("*!99");
         let mut lines = Vec::new();
         for _ in 0..1_300 {
@@ -240,17 +233,7 @@ fn a_peer_is_to_blame_for_the_end_of_calls_and_not_of_dials() {
 /// What was taken is no longer owed, however much it was.
 #[test]
 fn what_a_peer_has_read_is_not_held_against_it() {
-    let mut s = Bench::with(Limits {
-        clients: 400,
-        packet: 1_000,
-        room: 1_000,
-        control: 4_096,
-        ..limits()
-    });
-    for port in 1..300 {
-        s.announce(&format!("*!{port}"));
-        s.took_all();
-    }
+    let (mut s, _) = Bench::with_listeners(299);
     let listener = s.announce("*!300");
     for closes_first in [false, true] {
         for _ in 0..1_000 {
@@ -290,13 +273,7 @@ fn a_peer_that_reads_may_ask_for_ever() {
 /// stuck: past half of the limit they are refused.
 #[test]
 fn dials_into_a_stuck_pipe_are_refused_before_the_session_fails() {
-    let mut s = Bench::with(Limits {
-        clients: 1_000,
-        packet: 1_000,
-        room: 1_000,
-        control: 4_096,
-        ..limits()
-    });
+    let mut s = Bench::with(Limits { clients: 1_000, ..tight() });
     let mut refused = 0;
     for request in 0..200 {
         let id = s.client();
@@ -317,7 +294,7 @@ fn dials_into_a_stuck_pipe_are_refused_before_the_session_fails() {
 /// all of it the session fails.
 #[test]
 fn a_stuck_pipe_has_its_limits_to_the_byte() {
-    let narrow = || Bench::with(Limits { packet: 1_000, room: 1_000, control: 4_096, ..limits() });
+    let narrow = || Bench::with(tight());
     // Its answer has one byte.
     let ask = |s: &mut Bench| {
         let request = Global::Other { name: b"x", data: b"" };
@@ -451,17 +428,7 @@ fn a_client_that_dials_again_has_one_turn_as_all_the_others() {
 /// and asks for nothing.
 #[test]
 fn what_users_end_into_a_stuck_pipe_does_not_fail_the_session() {
-    let mut s = Bench::with(Limits {
-        clients: 400,
-        packet: 1_000,
-        room: 1_000,
-        control: 4_096,
-        ..limits()
-    });
-    for port in 1..300 {
-        s.announce(&format!("*!{port}"));
-        s.took_all();
-    }
+    let (mut s, _) = Bench::with_listeners(299);
     let effects = s.shutdown("over");
     assert_eq!(sent(&effects).len(), 299);
     assert!(s.statistics().in_pipe > 1_000 + 1_000 + 4_096);

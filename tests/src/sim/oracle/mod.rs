@@ -68,7 +68,10 @@ impl Seen<'_> {
 
     /// The message that was sent right behind this one.
     fn sends_behind(&self, message: &[u8]) -> Option<Message<'_>> {
-        let is_it = |effect: &&Effect| matches!(effect, Effect::Send(sent) if std::ptr::eq(sent.as_slice(), message));
+        let is_it = |effect: &Effect| match effect {
+            Effect::Send(sent) => std::ptr::eq(sent.as_slice(), message),
+            _ => false,
+        };
         match self.effects.iter().skip_while(|effect| !is_it(effect)).nth(1) {
             Some(Effect::Send(next)) => Message::decode(next).ok(),
             _ => None,
