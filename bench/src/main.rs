@@ -59,7 +59,7 @@ struct Options {
     #[arg(long, value_name = "SECONDS")]
     stretch: Option<f64>,
     /// Only these subjects, by a part of their names, such as `9P,-L`.
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', allow_hyphen_values = true)]
     only: Vec<String>,
     /// Write results.json and charts to this directory.
     #[arg(long, value_name = "DIR")]
@@ -94,8 +94,14 @@ fn main() -> Result<()> {
         bail!("no measurement has a name like that: see --list");
     }
     let mut subjects = Subject::ALL.to_vec();
+    let is_part = |part: &String, subject: &Subject| subject.name().contains(part.as_str());
+    let unknown = options.only.iter().find(|part| !subjects.iter().any(|s| is_part(part, s)));
+    if let Some(unknown) = unknown {
+        let names: Vec<&str> = subjects.iter().map(|subject| subject.name()).collect();
+        bail!("--only {unknown}: not among {}", names.join(", "));
+    }
     subjects.retain(|subject| {
-        options.only.is_empty() || options.only.iter().any(|part| subject.name().contains(part))
+        options.only.is_empty() || options.only.iter().any(|part| is_part(part, subject))
     });
     let mut pace = if options.quick { Pace::quick() } else { Pace::full() };
     if let Some(stretch) = options.stretch {
