@@ -4,7 +4,7 @@
 //! What it measures is the server, so it does as little as a client can.
 
 use std::collections::{HashMap, VecDeque};
-use std::io::{IoSlice, Read, Write};
+use std::io::{BufReader, IoSlice, Read, Write};
 use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -41,6 +41,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A connection.
 pub(crate) struct Nine {
     stream: UnixStream,
+    /// The same, for answers one by one: many come with one system call.
+    answers: BufReader<UnixStream>,
     fids: u32,
 }
 
@@ -60,7 +62,8 @@ impl Nine {
     pub(crate) fn connect(socket: &Path) -> Result<Self> {
         let stream = UnixStream::connect(socket).context("sshnet-host's socket")?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        let mut nine = Self { stream, fids: ROOT };
+        let answers = BufReader::new(stream.try_clone()?);
+        let mut nine = Self { stream, answers, fids: ROOT };
         nine.stream.write_all(&frame(TVERSION, NOTAG, Body::new().u32(MSIZE).string("9P2000")))?;
         nine.answer()?;
         let attach = Body::new().u32(ROOT).u32(NOFID).string("bench").string("");
@@ -75,10 +78,10 @@ impl Nine {
 
     fn answer(&mut self) -> Result<(u16, Answer)> {
         let mut head = [0; 7];
-        self.stream.read_exact(&mut head).context("sshnet-host's answer")?;
+        self.answers.read_exact(&mut head).context("sshnet-host's answer")?;
         let size = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
         let mut body = vec![0; (size as usize).saturating_sub(head.len()).min(MSIZE as usize)];
-        self.stream.read_exact(&mut body)?;
+        self.answers.read_exact(&mut body)?;
         if head[4] == RERROR {
             bail!("sshnet-host answers: {}", String::from_utf8_lossy(&body));
         }
