@@ -246,8 +246,7 @@ impl Driver {
         }
         self.event(&mut state, |engine| engine.flush(request));
         if let Some(pending) = state.pending.remove(&request) {
-            let interrupted = Error { code: ErrorCode::Interrupted, message: "interrupted".into() };
-            (pending.done)(Err(interrupted));
+            (pending.done)(Err(interrupted()));
             let what = format!("it did not complete request {request} when that was flushed");
             self.die(&mut state, &EngineError::Breach(what));
         }
@@ -463,6 +462,11 @@ fn complete(state: &mut State, completion: Completion) -> Result<(), String> {
     }
     (pending.done)(outcome);
     Ok(())
+}
+
+/// How a request ends that was given up.
+pub(crate) fn interrupted() -> Error {
+    Error { code: ErrorCode::Interrupted, message: "interrupted".to_owned() }
 }
 
 fn gone() -> Error {

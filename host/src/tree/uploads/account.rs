@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 
-use crate::driver::{self, Done, Outcome};
+use crate::driver::{self, Done, Outcome, interrupted};
 use crate::engine::{ClientId, Error, ErrorCode, Reply};
 
 /// Bytes that may be parked, of all conversations together.
@@ -14,9 +14,9 @@ pub(in crate::tree) const PARKED_MAX: u64 = 1 << 30;
 /// busy while its writer is told of one write and makes the next.
 pub(super) const INSIDE_MAX: u64 = 2 << 20;
 /// Which part of what is free a conversation may take.
-pub(super) const PART: u64 = 64;
+const PART: u64 = 64;
 /// What a conversation is always sure of, at most.
-pub(super) const FLOOR_MAX: u64 = 32 << 10;
+const FLOOR_MAX: u64 = 32 << 10;
 /// Requests of a conversation that the stack has at a time, at most: small writes
 /// would else take up all that it takes, in a few bytes.
 pub(super) const PIECES_MAX: usize = 64;
@@ -59,7 +59,7 @@ pub(super) struct State {
     /// come.
     pub(super) conversations: HashMap<ClientId, Conversation>,
     pub(super) parked: HashMap<u64, Parked>,
-    pub(super) last: u64,
+    last: u64,
     /// Bytes that are parked.
     pub(super) waiting: u64,
     pub(super) inside: Inside,
@@ -68,11 +68,11 @@ pub(super) struct State {
 #[derive(Default)]
 pub(super) struct Conversation {
     /// Bytes that the stack has.
-    pub(super) inside: u64,
+    inside: u64,
     /// Requests that the stack has.
     pub(super) pieces: usize,
     /// Requests that the stack was given so far.
-    pub(super) given: u64,
+    given: u64,
     /// What is parked, in order, which is that of the numbers; the first may be
     /// inside in part. While it is not empty, something is inside or the feeder is
     /// not away.
@@ -106,15 +106,15 @@ pub(super) enum Feeder {
 
 /// A request that did not go straight to the stack.
 pub(super) struct Parked {
-    pub(super) client: ClientId,
-    pub(super) kind: Kind,
+    client: ClientId,
+    kind: Kind,
     /// What the stack did not take yet.
-    pub(super) rest: Bytes,
+    rest: Bytes,
     /// How much of that it has.
-    pub(super) inside: usize,
-    pub(super) stage: Stage,
+    inside: usize,
+    stage: Stage,
     /// Nobody waits for it any more than until it is over.
-    pub(super) flushed: bool,
+    flushed: bool,
     pub(super) done: Done,
 }
 
@@ -132,7 +132,7 @@ pub(super) enum Kind {
 ///      ^                |                 |
 ///      +----------------+-----------------+ over, and there is a rest; or refused
 /// ```
-pub(super) enum Stage {
+enum Stage {
     Waits,
     /// The stack is being called.
     Called,
@@ -182,14 +182,14 @@ impl Parked {
     }
 
     /// Forgets them, and says how many they were.
-    pub(super) fn cut(&mut self) -> u64 {
+    fn cut(&mut self) -> u64 {
         let unsent = self.unsent();
         self.rest.truncate(self.inside);
         unsent as u64
     }
 
     /// What was taken of it; if nothing, how it ended last.
-    pub(super) fn outcome(&self, last: Outcome) -> Outcome {
+    fn outcome(&self, last: Outcome) -> Outcome {
         match self.kind {
             Kind::Write { taken: taken @ 1.. } => Ok(Reply::Count(taken)),
             Kind::Write { .. } | Kind::Control => last,
@@ -304,7 +304,7 @@ impl State {
     /// The next of what is parked, if the stack may have it now: a whole write where
     /// there is room for it, else as much as may be, alone. One request of each
     /// conversation may always be made: nothing else would wake the feeder.
-    pub(super) fn try_next(&mut self, client: ClientId, spare: bool) -> Option<(Piece, Next)> {
+    fn try_next(&mut self, client: ClientId, spare: bool) -> Option<(Piece, Next)> {
         let conversation = self.conversations.get(&client)?;
         let (inside, pieces) = (conversation.inside, conversation.pieces);
         let may_ask = pieces == 0 || (spare && pieces < PIECES_MAX);
@@ -439,7 +439,7 @@ impl State {
         Some(parked)
     }
 
-    pub(super) fn unlist(&mut self, client: ClientId, id: u64) {
+    fn unlist(&mut self, client: ClientId, id: u64) {
         if let Some(conversation) = self.conversations.get_mut(&client)
             // A search from an end would be long: they are given up last first, and
             // done first first.
@@ -452,7 +452,7 @@ impl State {
 }
 
 impl Conversation {
-    pub(super) fn is_over(&self) -> bool {
+    fn is_over(&self) -> bool {
         self.pieces == 0 && self.order.is_empty() && self.feeder == Feeder::Away
     }
 }
@@ -460,8 +460,4 @@ impl Conversation {
 /// Whether the stack has no room now.
 pub(super) fn is_refusal(outcome: &Outcome) -> bool {
     outcome.as_ref().is_err_and(|error| error.code == ErrorCode::ResourceExhausted)
-}
-
-pub(super) fn interrupted() -> Error {
-    Error { code: ErrorCode::Interrupted, message: "interrupted".to_owned() }
 }
