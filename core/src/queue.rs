@@ -48,14 +48,30 @@ impl Piece {
         let rest = self.rest();
         let count = count.min(rest.len());
         let (taken, left) = rest.split_at(count);
-        out.extend_from_slice(taken);
+        append(out, taken);
         if left.len() < self.bytes.len() / 2 {
-            *self = Self::new(left.to_vec(), 0);
+            let mut rest = Vec::with_capacity(left.len());
+            append(&mut rest, left);
+            *self = Self::new(rest, 0);
         } else {
             self.from += count;
         }
         count
     }
+}
+
+/// Bytes that are copied at a time.
+///
+/// Large blocks of an allocator are often a few bytes apart within their pages. If the
+/// destination is the one behind, `rep movsb` takes up to 20 times as long on AMD's
+/// Zen 3 and 4; and for more than 2,112 bytes that is what glibc's memmove uses there
+/// before 2024 (its bug 30994), which wasmtime's `memory.copy` is.
+const STRIDE: usize = 2 << 10;
+
+/// Copies bytes to the end of others.
+fn append(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.reserve(bytes.len());
+    bytes.chunks(STRIDE).for_each(|part| out.extend_from_slice(part));
 }
 
 /// A queue for so many is not worth giving back.
