@@ -38,3 +38,47 @@ where
     }
     writer.shutdown().await
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::*;
+    use crate::ninep::codec::{Dialect, Reply};
+
+    /// Even where the reply is there first, to an earlier request of the same client's.
+    #[tokio::test]
+    async fn what_is_asked_of_the_far_side_is_on_its_way_before_the_reply() {
+        let (mut client, far) = tokio::io::duplex(1 << 10);
+        let shared = Arc::new(Shared::new());
+        tokio::spawn(write_replies(far, Arc::clone(&shared)));
+        let (engine, mut messages) = mpsc::unbounded_channel();
+        let (pipe, mut written) = mpsc::unbounded_channel();
+        let (say, told) = oneshot::channel();
+        tokio::spawn(async move {
+            while let Some(message) = messages.recv().await {
+                pipe.send(message).expect("somebody writes it");
+            }
+        });
+        tokio::spawn(async move {
+            written.recv().await.expect("a message");
+            let told = tokio::select! {
+                biased;
+                _ = client.read_u8() => true,
+                () = std::future::ready(()) => false,
+            };
+            say.send((told, client)).expect("the test waits");
+        });
+        // All of them wait.
+        for _ in 0..5 {
+            tokio::task::yield_now().await;
+        }
+        shared.send(Frame::new(1, &Reply::Write { count: 9 }, Dialect::Plan9));
+        engine.send(()).expect("somebody takes it");
+        let (told, mut client) = told.await.expect("it was written");
+        assert!(!told, "the reply was written first");
+        assert_eq!(client.read_u32_le().await.expect("a reply"), 11);
+        shared.close();
+    }
+}
