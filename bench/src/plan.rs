@@ -156,8 +156,8 @@ impl Pace {
     pub(crate) fn full() -> Self {
         Self {
             repetitions: 5,
-            warm: Duration::from_millis(200),
-            stretch: Duration::from_millis(500),
+            warm: Duration::from_millis(150),
+            stretch: Duration::from_millis(400),
             pings: Duration::from_millis(300),
             dials: 100,
             packets: 40_000,
