@@ -367,18 +367,17 @@ const HOPS: u32 = 2;
 /// before the client is told anything, for to write to it is to wake it, which takes
 /// as long as all else.
 async fn behind_the_pipe() {
-    for _ in 0..HOPS {
-        let mut first = true;
-        poll_fn(|context| {
-            if !std::mem::take(&mut first) {
-                return Poll::Ready(());
-            }
-            // Behind those who are ready. `yield_now` would look for I/O in between.
-            context.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await;
-    }
+    let mut left = HOPS;
+    poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(());
+        }
+        left -= 1;
+        // Behind those who are ready. `yield_now` would look for I/O in between.
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 impl State {
