@@ -21,9 +21,16 @@
 //!    sixths of what a larger one would.
 //! 4. No window grows past [`Limits::window_max`], nor past what carries [`RATE`]
 //!    more than the base does.
-//! 5. A window of which for some round trips less than a quarter was taken is
-//!    halved, and after [`LONG`] without taking nothing is left of its growth. A
-//!    window can't be revoked: less is granted, until it has the size.
+//! 5. What is given of a grown window goes out over a round trip, a little faster
+//!    than what it replaces comes in. Else all of it comes in one piece, round trip
+//!    after round trip, faster than programs on the way get it on.
+//! 6. When less than a quarter of a grown window was taken within a round trip, most
+//!    of it waits somewhere: in OpenSSH's buffer, which copies all that it has while
+//!    it has more than ever before, or here. So nothing is given until that has come.
+//!    If half of it came as fast as it should, the window is as large as before;
+//!    if all but the base came slowly, it is the base. A window can't be revoked: to
+//!    give nothing is all that there is.
+//! 7. After [`LONG`] without taking nothing is left of a window's growth.
 //!
 //! That growth follows what the application took is Linux's receiver (DRS,
 //! `tcp_rcv_space_adjust`); that a window doubles which is used up within a round
@@ -60,7 +67,7 @@ const LONG: Instant = 10_000_000;
 /// After a trial that failed there is none for this time.
 const REST: Instant = 2_000_000;
 /// For so many round trips a trial may show no gain, for the peer's TCP has to
-/// follow first; and so many in a row must show that a window is too large.
+/// follow first.
 const PATIENCE: u8 = 4;
 
 /// What the conversations of a pipe have in common.
@@ -143,10 +150,15 @@ struct Member {
 /// Where a window is on its way.
 ///
 /// ```text
-///           five eighths taken             a fifth gained
-///    Steady -------------------> Trial ---------------------> Steady
-///       ^                          | no gain
-///       +----- REST ---- Resting <-+
+///              five eighths taken          a fifth gained, or
+///            +--------------------> Trial  no gain: taken back, and REST
+///            |                        |
+///    Steady -+<-----------------------+
+///      ^     |
+///      |     +--------------------> Draining
+///      |       less than a quarter    |
+///      +------------------------------+
+///        it came fast: as before, slowly: the base
 /// ```
 #[derive(Debug)]
 enum Stage {
@@ -158,8 +170,11 @@ enum Stage {
         enough: u32,
         left: u8,
     },
-    /// No trial before this time.
-    Resting(Instant),
+    /// Nothing is given until what waits on the way has come; whether some of it came
+    /// as fast as it should.
+    Draining {
+        fast: bool,
+    },
 }
 
 /// One conversation's window.
@@ -168,11 +183,11 @@ pub(crate) struct Growth {
     /// What it needs, as far as that is more than its base.
     grown: u32,
     stage: Stage,
+    /// No trial before this time.
+    rests: Instant,
     /// The round trip under way began then, or will; what was taken in it.
     since: Option<Instant>,
     taken: u32,
-    /// How many trips in a row took little.
-    low: u8,
     member: Member,
 }
 
@@ -182,20 +197,35 @@ impl Growth {
         Self {
             grown: 0,
             stage: Stage::Steady,
+            rests: 0,
             since: None,
             taken: 0,
-            low: 0,
             member: Member::default(),
         }
     }
 
     /// What the window should be.
     pub(crate) fn target(&self, path: &Path) -> u32 {
-        self.grown.max(path.base())
+        match self.stage {
+            Stage::Draining { .. } => path.base(),
+            _ => self.grown.max(path.base()),
+        }
     }
 
-    /// The application took so many bytes, and so many are left that it could take.
-    pub(crate) fn took(&mut self, bytes: u32, unread: u32, now: Instant, path: &mut Path) {
+    /// How long it takes to give so many bytes: a grown window, and a quarter more, in a
+    /// round trip.
+    pub(crate) fn pace(&self, bytes: u32, path: &Path) -> Instant {
+        let target = self.target(path);
+        match path.trip.least() {
+            Some(trip) if target > path.base() => {
+                trip.min(LONG) * u64::from(bytes) / (u64::from(target) + u64::from(target / 4))
+            }
+            _ => 0,
+        }
+    }
+
+    /// The application took so many bytes, and this is left of the window.
+    pub(crate) fn took(&mut self, bytes: u32, left: Left, now: Instant, path: &mut Path) {
         if !path.adapts() {
             return;
         }
@@ -215,31 +245,35 @@ impl Growth {
         }
         self.taken = self.taken.saturating_add(bytes);
         let time = now - since;
-        if time < trip {
+        if time >= LONG {
+            self.grown = 0;
+            self.stage = Stage::Steady;
+            self.begin(now);
+            return;
+        }
+        if self.is_draining(left, now, trip, path) || time < trip {
             return;
         }
         let taken = self.taken;
         self.begin(now);
-        if time >= LONG {
-            self.grown = 0;
-            self.stage = Stage::Steady;
-            return;
-        }
         // What was taken within a round trip: no more than in this time, and no
         // product past 2^32 times LONG.
         let taken = (u64::from(taken) * trip / time) as u32;
         // What is more than a window had waited on the way before.
         let window = self.target(path);
         let taken = taken.min(window);
-        if self.is_on_trial(taken, now) {
+        if self.is_on_trial(taken, window, now) {
             return;
         }
+        // A trial may have failed.
         let window = self.target(path);
-        self.shrink(taken, window);
-        let used_up = taken / 5 > window / 8 && unread <= window / 4;
-        let rests = matches!(self.stage, Stage::Resting(until) if now < until);
+        if taken < self.grown / 4 {
+            self.stage = Stage::Draining { fast: false };
+            return;
+        }
+        let used_up = taken / 5 > window / 8 && left.unread <= window / 4;
         let most = path.most(trip);
-        if used_up && !rests && window < most {
+        if used_up && now >= self.rests && window < most {
             let larger = window.saturating_add(window.min(STEP)).min(most);
             // A fifth, or as much less as it is less than a doubling.
             let part = (larger - window) / (window / 16).max(1);
@@ -256,34 +290,46 @@ impl Growth {
         self.taken = 0;
     }
 
-    /// What a trial comes to when so much is taken: true if nothing can be said yet,
-    /// or if it failed.
-    fn is_on_trial(&mut self, taken: u32, now: Instant) -> bool {
+    /// Whether a trial goes on in which so much of this window was taken.
+    fn is_on_trial(&mut self, taken: u32, window: u32, now: Instant) -> bool {
         let Stage::Trial { before, enough, left } = &mut self.stage else { return false };
-        if taken >= *enough {
-            self.stage = Stage::Steady;
-            return false;
-        }
         *left -= 1;
-        if *left == 0 {
+        if taken < *enough {
+            if *left > 0 && taken >= window / 4 {
+                return true;
+            }
             self.grown = *before;
-            self.stage = Stage::Resting(now.saturating_add(REST));
+            self.rests = now.saturating_add(REST);
+        }
+        self.stage = Stage::Steady;
+        false
+    }
+
+    /// Whether it waited for what is on the way, and sees whether that has come.
+    fn is_draining(&mut self, left: Left, now: Instant, trip: Instant, path: &Path) -> bool {
+        let Stage::Draining { fast } = &mut self.stage else { return false };
+        let (base, held) = (path.base(), left.unread.saturating_add(left.open));
+        *fast |= self.taken >= self.grown / 4;
+        let is_over = held <= base || *fast && held <= self.grown / 2;
+        if is_over {
+            self.grown = if *fast { self.grown } else { 0 };
+            self.stage = Stage::Steady;
+            // What is given now comes a round trip later.
+            self.begin(now.saturating_add(trip));
+        } else if self.since.is_some_and(|since| now.saturating_sub(since) >= trip) {
+            self.begin(now);
         }
         true
     }
+}
 
-    /// Gives up some of what it grew, if it has not needed that for a while.
-    fn shrink(&mut self, taken: u32, window: u32) {
-        if taken >= window / 4 {
-            self.low = 0;
-            return;
-        }
-        self.low += 1;
-        if self.low == PATIENCE {
-            self.low = 0;
-            self.grown /= 2;
-        }
-    }
+/// What is left of a window after something was taken.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Left {
+    /// Bytes that the peer may still send.
+    pub(crate) open: u32,
+    /// Bytes that came and nobody has read.
+    pub(crate) unread: u32,
 }
 
 #[cfg(test)]
@@ -299,13 +345,23 @@ mod tests {
         path: Path,
         growth: Growth,
         now: Instant,
+        /// What its window has.
+        held: u32,
     }
 
     impl One {
         fn new(limits: Limits, trip: Instant) -> Self {
             let mut path = Path::new(&limits);
             path.trip.took(trip);
-            Self { path, growth: Growth::new(), now: 1 }
+            Self { path, growth: Growth::new(), now: 1, held: limits.window }
+        }
+
+        /// So many bytes are taken; what is given for them comes at once.
+        fn took(&mut self, bytes: u32, unread: u32) {
+            self.held = self.held.saturating_sub(bytes);
+            let left = Left { open: self.held.saturating_sub(unread), unread };
+            self.growth.took(bytes, left, self.now, &mut self.path);
+            self.held = self.held.max(self.growth.target(&self.path));
         }
 
         /// So many bytes are taken in each of so many round trips, piece by piece;
@@ -313,7 +369,7 @@ mod tests {
         fn takes(&mut self, bytes: u32, unread: u32, trips: u32) -> u32 {
             for _ in 0..trips * 64 {
                 self.now += TRIP / 64;
-                self.growth.took(bytes / 64, unread, self.now, &mut self.path);
+                self.took(bytes / 64, unread);
             }
             self.growth.target(&self.path)
         }
@@ -358,9 +414,10 @@ mod tests {
     #[test]
     fn what_is_taken_at_the_beginning_and_the_end_of_a_round_trip_counts() {
         let mut one = long();
-        one.growth.took(1, 0, one.now, &mut one.path);
-        one.growth.took(2 * MIB, 0, one.now, &mut one.path);
-        one.growth.took(1, 0, one.now + TRIP, &mut one.path);
+        one.took(1, 0);
+        one.took(2 * MIB, 0);
+        one.now += TRIP;
+        one.took(1, 0);
         assert_eq!(one.growth.target(&one.path), 4 * MIB);
     }
 
@@ -397,25 +454,77 @@ mod tests {
         assert_eq!(One::new(limits, TRIP).takes(12 * MIB, 0, 20), 12 * MIB);
     }
 
-    #[test]
-    fn what_is_not_needed_for_some_trips_is_given_up() {
+    /// One whose window has grown as far as it may.
+    fn grown() -> (One, u32) {
         let mut one = long();
         one.takes(2 * MIB, 0, 2);
         one.takes(4 * MIB, 0, 2);
         one.takes(8 * MIB, 0, 2);
         let most = one.takes(12 * MIB, 0, 2);
-        one.takes(most, 0, 20);
-        assert_eq!(one.takes(4 * MIB, 0, 100), most);
-        assert_eq!(one.takes(MIB, 0, 3), most, "a pause is no reason");
-        assert_eq!(one.takes(MIB, 0, 3), most / 2);
-        assert_eq!(one.takes(MIB, 0, 20), most / 4);
-        assert_eq!(one.takes(MIB / 4, 0, 20), 2 * MIB, "and no more than it grew");
-        // One that grew as far as it may is on no trial that this would have to wait for.
+        assert_eq!(one.takes(most, 0, 20), most);
+        (one, most)
+    }
+
+    #[test]
+    fn of_a_window_of_which_little_is_taken_nothing_is_given_until_the_rest_has_come() {
+        let (mut one, most) = grown();
+        assert_eq!(one.takes(most / 4 + 64, 0, 100), most, "a quarter is enough");
+        // Slowly: it is not needed.
+        assert_eq!(one.takes(MIB, 0, 2), 2 * MIB);
+        assert!(matches!(one.growth.stage, Stage::Draining { fast: false }));
+        let held = one.held;
+        one.takes(MIB, 0, 5);
+        assert!(one.held <= held - 5 * MIB, "{}", one.held);
+        assert_eq!(one.takes(MIB, 0, 100), 2 * MIB);
+        assert_eq!(one.growth.grown, 0);
+        assert!(matches!(one.growth.stage, Stage::Steady));
+    }
+
+    #[test]
+    fn what_comes_fast_again_gets_its_window_back() {
+        let (mut one, most) = grown();
+        one.takes(MIB, 0, 2);
+        assert!(one.held > most / 4 * 3);
+        one.now += 1;
+        one.took(most / 4, 0);
+        assert_eq!(one.growth.target(&one.path), 2 * MIB, "more than half is on the way");
+        one.took(most / 4, 0);
+        assert_eq!(one.growth.target(&one.path), most);
+        // What comes until that arrives does not count.
+        assert_eq!(one.takes(0, 0, 1), most);
+        assert_eq!(one.takes(most, 0, 4), most);
+        // A quarter in more than a round trip is not fast.
+        one.takes(MIB, 0, 2);
+        assert_eq!(one.takes(most / 5, 0, 3), 2 * MIB);
+        let window = one.takes(most / 5, 0, 3);
+        assert!(window <= 4 * MIB, "it starts anew: {window}");
+    }
+
+    /// Its last size, and not what was tried.
+    #[test]
+    fn a_trial_in_which_little_is_taken_is_over() {
         let mut one = long();
-        for _ in 0..20 {
-            one.takes(15 * MIB, 0, 1);
-        }
-        assert_eq!(one.takes(MIB, 0, 6), most / 2);
+        one.takes(2 * MIB, 0, 2);
+        one.takes(4 * MIB, 0, 4);
+        assert_eq!(one.growth.target(&one.path), 8 * MIB);
+        assert!(matches!(one.growth.stage, Stage::Trial { .. }));
+        one.takes(MIB / 2, 0, 2);
+        assert!(matches!(one.growth.stage, Stage::Draining { .. }));
+        assert_eq!(one.growth.grown, 4 * MIB);
+        one.took(2 * MIB, 0);
+        one.took(4 * MIB, 0);
+        assert_eq!(one.growth.target(&one.path), 4 * MIB);
+        assert_eq!(one.takes(4 * MIB, 0, 15), 4 * MIB, "it rests");
+        assert_eq!(one.takes(4 * MIB, 0, 6), 8 * MIB, "it is tried again");
+    }
+
+    #[test]
+    fn a_grown_window_is_given_over_a_round_trip() {
+        let (one, most) = grown();
+        let time = one.growth.pace(most, &one.path);
+        assert!(time.abs_diff(TRIP * 4 / 5) <= 1, "{time}");
+        assert!(one.growth.pace(512 * KIB, &one.path) > 0);
+        assert_eq!(long().growth.pace(2 * MIB, &one.path), 0, "what everyone has is given at once");
     }
 
     #[test]
@@ -442,7 +551,7 @@ mod tests {
         let mut path = Path::new(&Limits::default());
         let mut growth = Growth::new();
         for now in 0..1_000 {
-            growth.took(MIB, 0, now * TRIP, &mut path);
+            growth.took(MIB, Left::default(), now * TRIP, &mut path);
         }
         assert_eq!(growth.target(&path), 2 * MIB);
     }
@@ -497,7 +606,9 @@ mod tests {
             let mut one = One::new(limits, trip);
             for now in [0, 1, trip / 2, trip - 1, trip, Instant::MAX - 1, Instant::MAX] {
                 for _ in 0..8 {
-                    one.growth.took(u32::MAX, 0, one.now.max(now), &mut one.path);
+                    one.now = one.now.max(now);
+                    one.took(u32::MAX, 0);
+                    one.growth.pace(u32::MAX, &one.path);
                 }
                 assert!(one.growth.target(&one.path) >= limits.window);
             }

@@ -60,8 +60,9 @@ pub struct Session {
     /// What we sent and the peer did not acknowledge.
     uploads: Budget,
     queued: u64,
-    /// When a dial or an announcement is given up.
-    deadlines: Order,
+    /// When a dial or an announcement is given up, or a conversation's window is to be
+    /// opened further.
+    due: Order,
     wake: Option<Instant>,
     out: Out,
 }
@@ -200,7 +201,7 @@ impl Session {
             pool: Budget::new(limits.windows, limits.clients, limits.packet),
             uploads: uploads(&limits),
             queued: 0,
-            deadlines: Order::default(),
+            due: Order::default(),
             wake: None,
             out: Out::default(),
         }
@@ -253,12 +254,16 @@ impl Session {
         if self.wake.is_some_and(|wake| wake <= self.now) {
             self.wake = None;
         }
-        while let Some((at, id)) = self.deadlines.first() {
+        while let Some((at, id)) = self.due.first() {
             if at > self.now {
                 break;
             }
-            self.deadlines.pop();
+            self.due.pop();
             let waited = match self.clients.get(id).map(|client| &client.state) {
+                Ok(State::Established(_)) => {
+                    self.grant(id, 0);
+                    continue;
+                }
                 Ok(State::Dialing(_)) if self.pipe.is_none() => "no connection came up in time",
                 _ => "the far side did not answer in time",
             };
@@ -320,7 +325,7 @@ impl Session {
             self.pipe.as_ref().filter(|_| self.limits.keepalive > 0).map(|pipe| {
                 pipe.probed.unwrap_or(pipe.heard).saturating_add(self.limits.keepalive)
             });
-        let next = self.deadlines.first().map(|(at, _)| at).into_iter().chain(alive).min();
+        let next = self.due.first().map(|(at, _)| at).into_iter().chain(alive).min();
         // A wake-up that comes too early does no harm, one more effect in each
         // event does.
         if let Some(at) = next
@@ -461,7 +466,7 @@ impl Session {
             State::Announcing(announcing) => announcing.control,
             _ => return,
         };
-        self.deadlines.remove(id);
+        self.due.remove(id);
         self.out.complete(control.request, Err(error));
     }
 

@@ -6,7 +6,7 @@
 //! receive window should be is told by [`Growth`].
 
 use crate::effect::Instant;
-use crate::growth::{Growth, Path};
+use crate::growth::{Growth, Left, Path};
 
 /// The peer broke the rules of a window.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -193,8 +193,22 @@ pub(crate) struct ReceiveWindow {
     /// What it sent and was not read yet.
     unread: u32,
     /// What a grant may have: twice what was consumed since the last, and what that one
-    /// left, up to a burst. When all was consumed that is worth a grant.
+    /// left; once the window has its size, up to a burst. When all was consumed that is
+    /// worth a grant.
     earned: u32,
+    /// Nothing is granted before this time.
+    next: Instant,
+}
+
+/// What a window can be opened by.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Grant {
+    /// Nothing that is worth a message.
+    Nothing,
+    /// So many bytes; there may be more.
+    Bytes(u32),
+    /// Something, at this time.
+    At(Instant),
 }
 
 impl ReceiveWindow {
@@ -203,7 +217,7 @@ impl ReceiveWindow {
     pub(crate) fn new(path: &Path, pool: &mut Budget) -> Self {
         let open = path.base().min(pool.part(FIRST_PART));
         pool.change(0, u64::from(open));
-        Self { growth: Growth::new(), open, unread: 0, earned: BURST }
+        Self { growth: Growth::new(), open, unread: 0, earned: BURST, next: 0 }
     }
 
     /// Bytes the peer may still send.
@@ -233,30 +247,48 @@ impl ReceiveWindow {
     /// So many of the bytes consumed were those that somebody waits for.
     pub(crate) fn took(&mut self, bytes: usize, now: Instant, path: &mut Path) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        self.growth.took(bytes, self.unread, now, path);
+        let left = Left { open: self.open, unread: self.unread };
+        self.growth.took(bytes, left, now, path);
     }
 
-    /// How many bytes to grant now, if it is worth a message: an eighth of the
-    /// window or a packet, and half of a window too small for that. (Waiting for
-    /// half of every window would halve what a path with delay carries.) For
-    /// each byte consumed it is two at most, so that a window that is to grow does so
-    /// within a round trip, and not by one burst.
-    pub(crate) fn grant(&mut self, packet: u32, path: &Path, pool: &mut Budget) -> Option<u32> {
+    /// What to grant now, if it is worth a message: an eighth of the window or a
+    /// packet, and half of a window too small for that. (Waiting for half of every
+    /// window would halve what a path with delay carries.) For each byte consumed it is
+    /// two at most, so that a window that is to grow does so within a round trip, and
+    /// not by one burst; and of a grown one no more at a time than a burst.
+    pub(crate) fn grant(
+        &mut self,
+        packet: u32,
+        now: Instant,
+        path: &Path,
+        pool: &mut Budget,
+    ) -> Grant {
         // Its share is a part of what is free, beyond what it holds already.
         let held = pool.above(self.size().into());
         let target = self
             .growth
             .target(path)
             .min(pool.part(NEXT_PART).saturating_add(u32::try_from(held).unwrap_or(u32::MAX)));
-        let bytes = target.checked_sub(self.size())?.min(self.earned);
+        let bytes = target.saturating_sub(self.size()).min(self.earned);
         let worth = packet.max(target / 8).min(target / 2).clamp(1, BURST);
         if bytes < worth {
-            return None;
+            return Grant::Nothing;
         }
-        self.earned = (self.earned - bytes).min(BURST);
+        if now < self.next {
+            return Grant::At(self.next);
+        }
+        let burst = bytes.min(BURST);
+        let time = self.growth.pace(burst, path);
+        let bytes = if time > 0 { burst } else { bytes };
+        // One that is late may be followed by the next at once.
+        self.next = self.next.max(now.saturating_sub(time)).saturating_add(time);
+        self.earned -= bytes;
         pool.change(self.size().into(), (self.size() + bytes).into());
         self.open += bytes;
-        Some(bytes)
+        if self.size() == target {
+            self.earned = self.earned.min(BURST);
+        }
+        Grant::Bytes(bytes)
     }
 
     /// The window is gone: the peer sends no more, what it sent is still unread.
@@ -287,15 +319,20 @@ mod tests {
         let opened = window.open();
         assert!(opened < 200 * KIB, "a new one gets a part: {opened}");
         // As if it had consumed a burst; it may have less.
-        let first = window.grant(PACKET, &path, &mut pool).unwrap_or(0);
+        let mut grant = |window: &mut ReceiveWindow| window.grant(PACKET, 0, &path, &mut pool);
+        let first = match grant(&mut window) {
+            Grant::Bytes(bytes) => bytes,
+            Grant::Nothing | Grant::At(_) => 0,
+        };
         let left = BURST - first;
         assert!(left > 0 && left < 100 * KIB, "{left}");
-        assert_eq!(window.grant(PACKET, &path, &mut pool), None, "the rest is not worth it");
+        assert_eq!(grant(&mut window), Grant::Nothing, "the rest is not worth it");
         for _ in 0..2 {
             assert_eq!(window.received(25 << 10, PACKET), Ok(()));
         }
         window.consumed(50 << 10, &mut pool);
-        assert_eq!(window.grant(PACKET, &path, &mut pool), Some(left + 100 * KIB));
-        assert_eq!(window.grant(PACKET, &path, &mut pool), None, "all of it was granted");
+        let mut grant = |window: &mut ReceiveWindow| window.grant(PACKET, 0, &path, &mut pool);
+        assert_eq!(grant(&mut window), Grant::Bytes(left + 100 * KIB));
+        assert_eq!(grant(&mut window), Grant::Nothing, "all of it was granted");
     }
 }

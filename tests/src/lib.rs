@@ -7,6 +7,7 @@
 //! | [`ledger`] | what must hold in every test: one completion per request, windows kept, nothing after CLOSE |
 //! | [`mod@bench`] | a subject with its ledger, and a peer's and a user's most common moves |
 //! | [`link`] | a far side behind a link that takes time, in virtual time |
+//! | [`backlog`] | what OpenSSH does with what it can't send yet |
 //! | [`peer`] | messages and effects in a form that can be compared and printed |
 //! | [`replay`] | recordings of `--record`, replayed |
 //! | [`world`] | the program `sshnet-host`, run for a test, and what is around it |
@@ -23,6 +24,7 @@
 //! (by section, and by its number in the list of duties in core/README.md), or
 //! which fault of 9front's sshnet.c it keeps from coming back.
 
+pub mod backlog;
 pub mod bench;
 pub mod fuzz;
 pub mod hostile;

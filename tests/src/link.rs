@@ -4,13 +4,18 @@
 //! trip after it left the queue before the link, which is as long as it gets. The
 //! other direction takes its half of the round trip and nothing more. The far side
 //! sends whatever the window lets it, and readers take it at once, slowly, or not
-//! at all. The engine is told the time as the host tells it: in steps.
+//! at all. The engine is told the time as the host tells it: in steps, and when it asked
+//! for that.
+//!
+//! A far side can be a process as sshd is one, too: it reads what the window lets it
+//! send, and has a time of its own, in which it does one thing after another.
 
 use std::collections::VecDeque;
 
 use sshnet_core::message::Message;
 use sshnet_core::{ClientId, Effect, Limits, Protocol, Reply};
 
+use crate::backlog::Backlog;
 use crate::bench::Bench;
 use crate::peer::call;
 
@@ -26,6 +31,13 @@ pub const ENDLESS: u64 = u64::MAX;
 /// The engine learns the time when it is so much later than it knows.
 const STEP: u64 = 250 * MICRO;
 const PACKET: u64 = 32_768;
+
+/// What a process sends and copies in a second; what the link may have of it before it
+/// has to wait; and the least time for a turn.
+const SENDS: u64 = 700_000_000;
+const COPIES: u64 = 3_000_000_000;
+const SOCKET: u64 = 2_500_000;
+const TURN: u64 = 10 * MICRO;
 
 /// What the far side says to a question.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -63,6 +75,8 @@ pub struct End {
     /// What the far side may send, and what it has.
     window: u64,
     source: u64,
+    /// What a process read of that and did not send.
+    backlog: Option<Backlog>,
     reader: Reader,
     /// When a slow reader reads next.
     reads_at: u64,
@@ -83,8 +97,12 @@ pub struct Link {
     /// How late it is, in nanoseconds.
     pub now: u64,
     told: u64,
+    /// When it asked to be told.
+    wake: Option<u64>,
     /// When the link has sent all that waits for it.
     free: u64,
+    /// When the process at the far side goes on.
+    works: Option<u64>,
     /// When what arrives.
     down: VecDeque<(u64, Vec<u8>)>,
     up: VecDeque<(u64, Vec<u8>)>,
@@ -107,7 +125,9 @@ impl Link {
             answers,
             now: 0,
             told: 0,
+            wake: None,
             free: 0,
+            works: None,
             down: VecDeque::new(),
             up: VecDeque::new(),
             ends: Vec::new(),
@@ -170,6 +190,7 @@ impl Link {
             open: false,
             window: 0,
             source,
+            backlog: None,
             reader,
             reads_at,
             waits: None,
@@ -235,7 +256,8 @@ impl Link {
         let (down, up) = (self.down.front(), self.up.front());
         let reads = self.ends.iter().filter(|end| matches!(end.reader, Reader::Slow(_)));
         let reads = reads.filter(|end| end.waits.is_none()).map(|end| end.reads_at);
-        down.into_iter().chain(up).map(|(at, _)| *at).chain(reads).min()
+        let messages = down.into_iter().chain(up).map(|(at, _)| *at);
+        messages.chain(reads).chain(self.wake).chain(self.works).min()
     }
 
     #[track_caller]
@@ -246,6 +268,9 @@ impl Link {
             && let Some((_, message)) = self.up.pop_front()
         {
             return self.far(&message);
+        }
+        if self.works.take_if(|at| *at <= now).is_some() {
+            return self.work();
         }
         self.tell();
         if is_due(&self.down)
@@ -286,7 +311,8 @@ impl Link {
     }
 
     fn tell(&mut self) {
-        if self.now >= self.told + STEP {
+        let asked = self.wake.take_if(|at| *at <= self.now).is_some();
+        if asked || self.now >= self.told + STEP {
             self.told = self.now;
             let effects = self.s.advance(self.now / MICRO);
             self.perform(effects);
@@ -307,7 +333,8 @@ impl Link {
                         end.waits = None;
                     }
                 }
-                Effect::Warn(_) | Effect::Wake(_) => {}
+                Effect::Wake(at) => self.wake = Some(at * MICRO),
+                Effect::Warn(_) => {}
                 Effect::Fail(why) => panic!("{why}"),
             }
         }
@@ -379,8 +406,52 @@ impl Link {
         });
     }
 
+    /// From now on the far side's end of a conversation is a process.
+    pub fn process(&mut self, number: usize) {
+        self.ends[number].backlog = Some(Backlog::default());
+        self.works = Some(self.now);
+    }
+
+    /// The link stands still for so long.
+    pub fn halt(&mut self, time: u64) {
+        self.free = self.free.max(self.now) + time;
+    }
+
+    /// A turn of the process: for each conversation it sends a packet, if the link takes
+    /// one, and reads one.
+    fn work(&mut self) {
+        let waits = self.free.saturating_sub(self.now) * self.rate / SECOND;
+        let mut time = 0;
+        for number in 0..self.ends.len() {
+            let end = &mut self.ends[number];
+            let (Some(ours), Some(backlog)) = (end.ours, &mut end.backlog) else { continue };
+            let sends = PACKET.min(end.window).min(backlog.bytes());
+            if sends > 0 && waits < SOCKET {
+                backlog.consume(sends);
+                end.window -= sends;
+                time += sends * SECOND / SENDS;
+            }
+            let reads = PACKET.min(end.window.saturating_sub(backlog.bytes())).min(end.source);
+            if reads > 0 {
+                end.source -= if end.source == ENDLESS { 0 } else { reads };
+                time += backlog.append(reads) * SECOND / COPIES;
+            }
+            if sends > 0 && waits < SOCKET {
+                let data = &[0; PACKET as usize][..sends as usize];
+                self.say(&Message::Data { recipient: ours, data });
+            }
+            if sends + reads > 0 {
+                self.works = Some(self.now + time.max(TURN));
+            }
+        }
+    }
+
     /// Sends what the window lets through.
     fn pump(&mut self, number: usize) {
+        if self.ends[number].backlog.is_some() {
+            self.works.get_or_insert(self.now);
+            return;
+        }
         let zeros = [0; PACKET as usize];
         while let End { ours: Some(recipient), window, source, .. } = &mut self.ends[number]
             && *window > 0

@@ -19,6 +19,7 @@ use crate::client::{Conversation, Outgoing, State};
 use crate::effect::{ClientId, Reply};
 use crate::message::{self, Message};
 use crate::table::Parting;
+use crate::window::Grant;
 
 /// How many data messages one event makes at most. Small packets are the peer's
 /// choice, and a room full of them must not make one event endless. The host owes
@@ -131,6 +132,7 @@ impl Session {
     /// client's next one's.)
     pub(super) fn leave_turn(&mut self, id: ClientId, c: &mut Conversation) {
         self.starved.remove(id);
+        self.due.remove(id);
         c.send.close(&mut self.uploads);
         if let Some(pipe) = &mut self.pipe {
             pipe.path.trip.leave(id);
@@ -159,7 +161,7 @@ impl Session {
     }
 
     /// So many bytes were taken: the peer gets new window for what was read, where
-    /// it is worth a message.
+    /// it is worth a message, now or when it is time.
     pub(super) fn grant(&mut self, id: ClientId, taken: usize) {
         if let Some(pipe) = &mut self.pipe
             && let Ok(client) = self.clients.get_mut(id)
@@ -167,11 +169,19 @@ impl Session {
             && !c.inbox.ended()
         {
             c.receive.took(taken, self.now, &mut pipe.path);
-            if let Some(bytes) = c.receive.grant(self.limits.packet, &pipe.path, &mut self.pool) {
-                self.out.answer(&Message::WindowAdjust { recipient: c.peer.0, bytes });
-                let due = pipe.path.trip.is_due(self.now);
-                self.sound(id, due);
+            let mut granted = false;
+            loop {
+                match c.receive.grant(self.limits.packet, self.now, &pipe.path, &mut self.pool) {
+                    Grant::Bytes(bytes) => {
+                        self.out.answer(&Message::WindowAdjust { recipient: c.peer.0, bytes });
+                        granted = true;
+                    }
+                    Grant::At(at) => break self.due.insert(at, id),
+                    Grant::Nothing => break,
+                }
             }
+            let due = granted && pipe.path.trip.is_due(self.now);
+            self.sound(id, due);
         }
     }
 

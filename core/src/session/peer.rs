@@ -165,7 +165,7 @@ impl Session {
         else {
             return;
         };
-        self.deadlines.remove(id);
+        self.due.remove(id);
         client.local = format!("{address}");
         self.listeners.insert(address.clone(), id);
         let listener = Listener {
@@ -316,7 +316,7 @@ impl Session {
         if let Some(pipe) = &mut self.pipe {
             pipe.path.trip.took(self.now.saturating_sub(asked.at));
         }
-        self.deadlines.remove(id);
+        self.due.remove(id);
         let send = SendWindow::new(window, packet, self.limits.packet);
         let conversation = Conversation::new(ours, theirs, false, asked.window, send);
         client.enter(State::Established(conversation), self.now);

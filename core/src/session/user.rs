@@ -126,11 +126,11 @@ impl Session {
 
     /// What the client waits for must come within this time, if it is not 0.
     fn set_deadline(&mut self, id: ClientId, after: Instant) {
-        self.deadlines.remove(id);
+        self.due.remove(id);
         if after > 0
             && let Some(at) = self.now.checked_add(after)
         {
-            self.deadlines.insert(at, id);
+            self.due.insert(at, id);
         }
     }
 
