@@ -1,5 +1,6 @@
 //! The pipe against a real sshd on the loopback.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -214,7 +215,11 @@ async fn the_empty_address_is_all_that_the_far_side_allows() {
             if other.is_ok() {
                 assert_eq!(running.engine.call().await.3, address);
             }
-            let _caller = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            // sshd takes a port that is free at one address, and goes without another at
+            // which it is not.
+            let here = [IpAddr::from(Ipv6Addr::LOCALHOST), Ipv4Addr::LOCALHOST.into()];
+            let here = here.map(|address| SocketAddr::new(address, port));
+            let _caller = TcpStream::connect(&here[..]).await.unwrap();
             let (.., called, called_port, _) = running.engine.call().await;
             assert_eq!((called.as_str(), called_port), (address, port.into()));
             assert_eq!(running.engine.cancel(address, port).await, Some(Vec::new()));
