@@ -26,9 +26,10 @@
 //!    after round trip, faster than programs on the way get it on.
 //! 6. When less than a quarter of a grown window was taken within a round trip, most
 //!    of it waits somewhere: in OpenSSH's buffer, which copies all that it has while
-//!    it has more than ever before, or here. So nothing is given until that has come.
-//!    If half of it came as fast as it should, the window is as large as before;
-//!    if all but the base came slowly, it is the base. A window can't be revoked: to
+//!    it has more than ever before, or here, if there was more to send at all. So
+//!    nothing is given until that has come and was taken. When half of it was, and a
+//!    quarter came within a round trip, the window is as large as before; when all but
+//!    the base was, and it came slowly, it is the base. A window can't be revoked: to
 //!    give nothing is all that there is.
 //! 7. After [`LONG`] without taking nothing is left of a window's growth.
 //!
@@ -39,7 +40,7 @@
 //! first question goes out when the first conversation of a pipe begins, one more
 //! at most every ten seconds, and only while window is given.
 //!
-//! Knows sizes and times, neither channels nor what a window is at the moment.
+//! Knows sizes and times, no channels.
 
 use crate::config::Limits;
 use crate::effect::Instant;
@@ -62,6 +63,9 @@ const STEP: u32 = 4 << 20;
 /// paths carry no more, and where one does OpenSSH gets slow, whose buffers it would
 /// take.
 const RATE: u64 = 125;
+/// What is given goes out over no more than this time: a round trip that seems longer
+/// than it is must not hold anybody up.
+const SPREAD: Instant = 100_000;
 /// After this time things may have changed.
 const LONG: Instant = 10_000_000;
 /// After a trial that failed there is none for this time.
@@ -170,10 +174,11 @@ enum Stage {
         enough: u32,
         left: u8,
     },
-    /// Nothing is given until what waits on the way has come; whether some of it came
-    /// as fast as it should.
+    /// Nothing is given until what waits has come and was taken; whether some of it came
+    /// as fast as it should, and how much was to come when this round trip began.
     Draining {
         fast: bool,
+        open: u32,
     },
 }
 
@@ -213,12 +218,12 @@ impl Growth {
     }
 
     /// How long it takes to give so many bytes: a grown window, and a quarter more, in a
-    /// round trip.
+    /// round trip, or in [`SPREAD`].
     pub(crate) fn pace(&self, bytes: u32, path: &Path) -> Instant {
         let target = self.target(path);
         match path.trip.least() {
             Some(trip) if target > path.base() => {
-                trip.min(LONG) * u64::from(bytes) / (u64::from(target) + u64::from(target / 4))
+                trip.min(SPREAD) * u64::from(bytes) / (u64::from(target) + u64::from(target / 4))
             }
             _ => 0,
         }
@@ -233,6 +238,7 @@ impl Growth {
         let Some(trip) = path.trip.least().filter(|trip| *trip >= SHORT) else {
             // It may have seemed longer.
             self.grown = 0;
+            self.stage = Stage::Steady;
             self.since = None;
             return;
         };
@@ -268,7 +274,7 @@ impl Growth {
         // A trial may have failed.
         let window = self.target(path);
         if taken < self.grown / 4 {
-            self.stage = Stage::Draining { fast: false };
+            self.stage = Stage::Draining { fast: false, open: left.open };
             return;
         }
         let used_up = taken / 5 > window / 8 && left.unread <= window / 4;
@@ -307,9 +313,10 @@ impl Growth {
 
     /// Whether it waited for what is on the way, and sees whether that has come.
     fn is_draining(&mut self, left: Left, now: Instant, trip: Instant, path: &Path) -> bool {
-        let Stage::Draining { fast } = &mut self.stage else { return false };
+        let Stage::Draining { fast, open } = &mut self.stage else { return false };
         let (base, held) = (path.base(), left.unread.saturating_add(left.open));
-        *fast |= self.taken >= self.grown / 4;
+        // What was here already says nothing of the way.
+        *fast |= open.saturating_sub(left.open) >= self.grown / 4;
         let is_over = held <= base || *fast && held <= self.grown / 2;
         if is_over {
             self.grown = if *fast { self.grown } else { 0 };
@@ -317,6 +324,7 @@ impl Growth {
             // What is given now comes a round trip later.
             self.begin(now.saturating_add(trip));
         } else if self.since.is_some_and(|since| now.saturating_sub(since) >= trip) {
+            *open = left.open;
             self.begin(now);
         }
         true
@@ -471,7 +479,7 @@ mod tests {
         assert_eq!(one.takes(most / 4 + 64, 0, 100), most, "a quarter is enough");
         // Slowly: it is not needed.
         assert_eq!(one.takes(MIB, 0, 2), 2 * MIB);
-        assert!(matches!(one.growth.stage, Stage::Draining { fast: false }));
+        assert!(matches!(one.growth.stage, Stage::Draining { fast: false, .. }));
         let held = one.held;
         one.takes(MIB, 0, 5);
         assert!(one.held <= held - 5 * MIB, "{}", one.held);
@@ -500,6 +508,27 @@ mod tests {
         assert!(window <= 4 * MIB, "it starts anew: {window}");
     }
 
+    /// A reader that takes much at a time, and little in all: what it takes fast had come
+    /// long before.
+    #[test]
+    fn who_reads_in_lumps_keeps_no_more_than_the_base() {
+        let (mut one, most) = grown();
+        let mut unread = most;
+        while unread > 2 * MIB {
+            one.now += 10 * TRIP;
+            for _ in 0..64 {
+                unread -= 64 * KIB;
+                let left = Left { open: 0, unread };
+                one.growth.took(64 * KIB, left, one.now, &mut one.path);
+                assert_eq!(one.growth.target(&one.path), 2 * MIB, "{unread}");
+                if unread <= 2 * MIB {
+                    break;
+                }
+            }
+        }
+        assert_eq!(one.growth.grown, 0);
+    }
+
     /// Its last size, and not what was tried.
     #[test]
     fn a_trial_in_which_little_is_taken_is_over() {
@@ -522,7 +551,7 @@ mod tests {
     fn a_grown_window_is_given_over_a_round_trip() {
         let (one, most) = grown();
         let time = one.growth.pace(most, &one.path);
-        assert!(time.abs_diff(TRIP * 4 / 5) <= 1, "{time}");
+        assert!(time.abs_diff(SPREAD * 4 / 5) <= 1, "{time}");
         assert!(one.growth.pace(512 * KIB, &one.path) > 0);
         assert_eq!(long().growth.pace(2 * MIB, &one.path), 0, "what everyone has is given at once");
     }

@@ -193,7 +193,7 @@ pub(crate) struct ReceiveWindow {
     /// What it sent and was not read yet.
     unread: u32,
     /// What a grant may have: twice what was consumed since the last, and what that one
-    /// left; once the window has its size, up to a burst. When all was consumed that is
+    /// left; once nothing more is worth a grant, up to a burst. When all was consumed that is
     /// worth a grant.
     earned: u32,
     /// Nothing is granted before this time.
@@ -285,7 +285,7 @@ impl ReceiveWindow {
         self.earned -= bytes;
         pool.change(self.size().into(), (self.size() + bytes).into());
         self.open += bytes;
-        if self.size() == target {
+        if target.saturating_sub(self.size()) < worth {
             self.earned = self.earned.min(BURST);
         }
         Grant::Bytes(bytes)

@@ -180,8 +180,10 @@ impl Session {
                     Grant::Nothing => break,
                 }
             }
-            let due = granted && pipe.path.trip.is_due(self.now);
-            self.sound(id, due);
+            if granted {
+                let due = pipe.path.trip.is_due(self.now);
+                self.sound(id, due);
+            }
         }
     }
 

@@ -126,7 +126,7 @@ fn after_the_network_halted_openssh_is_soon_fast_again() {
     }
 }
 
-/// So has one that was called: there is no dial to time, only the question.
+/// One that was called grows, too: there is no dial to time, only the question.
 #[test]
 fn a_call_grows_as_a_dial_does() {
     let Some(mut link) = link(100 * MB, 100 * MILLI) else { return };
