@@ -1,7 +1,7 @@
 //! Clients in the order of a number, the least first.
 //!
 //! A binary heap that knows where each client is, so that one can be taken out of
-//! the middle: a dial that is answered leaves the deadlines. The standard
+//! the middle: a dial that is answered is no longer due. The standard
 //! library's ordered set does as much, and is several times as large.
 
 use alloc::vec::Vec;
