@@ -128,10 +128,34 @@ impl Nine {
         [(TWALK, walk), (TOPEN, Body::new().u32(fid).u8(ORDWR))]
     }
 
-    /// Opens so many conversations at once with a port there. It waits for the numbers
-    /// of the clients, and while they dial opens their `data`: a server does in order
-    /// what it is sent.
+    /// Opens so many conversations at once with a port there.
     pub(crate) fn dial(&mut self, port: u16, count: usize) -> Result<Vec<Conversation>> {
+        Ok(self.dial_with(port, count, |_| Vec::new())?.0)
+    }
+
+    /// Opens a conversation, says this word in it, if there is one, and waits for the
+    /// first byte that comes.
+    pub(crate) fn greet(&mut self, port: u16, word: &[u8]) -> Result<Conversation> {
+        let says = |data| {
+            let says = (!word.is_empty()).then(|| (TWRITE, write(data, word)));
+            std::iter::once(read(data, 1)).chain(says).collect()
+        };
+        let (mut conversations, answers) = self.dial_with(port, 1, says)?;
+        if answers.get(2).is_none_or(|read| payload(read).is_empty()) {
+            bail!("the conversation ended");
+        }
+        conversations.pop().context("one was asked for")
+    }
+
+    /// Opens so many at once. It waits for the numbers of the clients, and while they
+    /// dial opens their `data` and asks for what is first there: a server does in order
+    /// what it is sent. Answers with what the walks, the opens and those are answered.
+    fn dial_with(
+        &mut self,
+        port: u16,
+        count: usize,
+        first: impl Fn(u32) -> Vec<(u8, Body)>,
+    ) -> Result<(Vec<Conversation>, Vec<Answer>)> {
         let ctls: Vec<u32> = (0..count).map(|_| self.fid()).collect();
         let connect = format!("connect 127.0.0.1!{port}");
         let dial = |ctl: &u32| {
@@ -140,20 +164,22 @@ impl Nine {
         };
         let dials = self.ask(0, ctls.iter().flat_map(dial).collect())?;
         let mut came = HashMap::new();
-        let mut opens = Vec::new();
+        let mut asked = Vec::new();
         let mut conversations = Vec::new();
         for (ctl, tag) in ctls.into_iter().zip(dials.clone().skip(2).step_by(4)) {
             let number = self.answer_to(tag, &mut came)?;
             let number = String::from_utf8_lossy(payload(&number)).trim().to_owned();
             let data = self.fid();
-            opens.extend(Self::open(&format!("tcp/{number}/data"), data));
+            asked.extend(Self::open(&format!("tcp/{number}/data"), data));
+            asked.extend(first(data));
             conversations.push(Conversation { number, ctl, data });
         }
-        let opens = self.ask(dials.end, opens)?;
-        for tag in dials.filter(|tag| tag % 4 != 2).chain(opens) {
+        let asked = self.ask(dials.end, asked)?;
+        for tag in dials.filter(|tag| tag % 4 != 2) {
             self.answer_to(tag, &mut came)?;
         }
-        Ok(conversations)
+        let answers = asked.map(|tag| self.answer_to(tag, &mut came)).collect::<Result<_>>()?;
+        Ok((conversations, answers))
     }
 
     /// Opens another connection's conversation.

@@ -385,8 +385,7 @@ impl Rig {
                 Subject::Spread => bail!("a conversation is on one ssh connection"),
                 Subject::NineP => {
                     let nine = nine.as_mut().context("connected above")?;
-                    let conversation = dial(nine, port)?;
-                    nine.exchange(conversation.data, word, first.len())?;
+                    let conversation = nine.greet(port, word)?;
                     spent();
                     nine.hang_up(&[conversation])?;
                 }

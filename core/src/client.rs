@@ -79,6 +79,17 @@ pub(crate) struct Dial {
     pub(crate) target: Target,
     /// None while there is no pipe.
     pub(crate) asked: Option<Asked>,
+    pub(crate) early: Early,
+}
+
+/// What waits for a conversation to begin, to be its first requests.
+#[derive(Debug, Default)]
+pub(crate) struct Early {
+    /// Nothing but reads.
+    pub(crate) inbox: Inbox,
+    pub(crate) writes: Line<Write>,
+    /// Bytes in `writes`.
+    pub(crate) unsent: u64,
 }
 
 /// The channel that a dial asked for.
@@ -299,16 +310,17 @@ impl Conversation {
         called: bool,
         receive: ReceiveWindow,
         send: SendWindow,
+        early: Early,
     ) -> Self {
         Self {
             channel,
             peer,
             called,
-            inbox: Inbox::default(),
+            inbox: early.inbox,
             receive,
             send,
-            writes: Line::default(),
-            unsent: 0,
+            writes: early.writes,
+            unsent: early.unsent,
             outgoing: Outgoing::Open,
             probes: 0,
             awaits_arrival: None,
@@ -437,7 +449,11 @@ impl Client {
         };
         match &self.state {
             State::Closed | State::Teardown(_) => {}
-            State::Dialing(_) | State::Announcing(_) => info.requests = 1,
+            State::Dialing(Dial { early, .. }) => {
+                info.unsent = early.unsent;
+                info.requests = 1 + (early.inbox.reads.len() + early.writes.len()) as u32;
+            }
+            State::Announcing(_) => info.requests = 1,
             State::Listen(listener) => {
                 info.requests = listener.listens.len() as u32;
                 info.calls = listener.calls.len() as u32;

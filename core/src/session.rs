@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
 
-use crate::client::{Bound, Conversation, End, Inbox, Outgoing, Remains, State, Write};
+use crate::client::{Bound, Conversation, Early, End, Inbox, Outgoing, Remains, State, Write};
 use crate::config::{Config, Limits, Services};
 use crate::ctl::{Announced, Parser};
 use crate::effect::{
@@ -454,20 +454,28 @@ impl Session {
             return;
         }
         client.last_error = Some(error.message.clone());
-        let control = match client.enter(State::Closed, self.now) {
+        let (control, early) = match client.enter(State::Closed, self.now) {
             State::Dialing(mut dial) => {
                 if let Some(asked) = &mut dial.asked {
                     asked.window.close(&mut self.pool);
                     self.channels.set(asked.channel, Channel::Opening { owner: None });
                 }
                 self.out.statistics.dials_failed += 1;
-                dial.control
+                (dial.control, dial.early)
             }
-            State::Announcing(announcing) => announcing.control,
+            State::Announcing(announcing) => (announcing.control, Early::default()),
             _ => return,
         };
         self.due.remove(id);
+        self.queued = self.queued.saturating_sub(early.unsent);
+        // Of all that waited for it the dial alone may be what was interrupted.
+        let missed = match error.code {
+            ErrorCode::Interrupted => Error::hung_up(),
+            _ => error.clone(),
+        };
         self.out.complete(control.request, Err(error));
+        self.end_waits(early.inbox.reads, &missed);
+        self.end_writing(early.writes, Outgoing::Open, &missed);
     }
 
     /// Lets go of a window whose bytes nobody will read.

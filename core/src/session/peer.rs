@@ -308,7 +308,7 @@ impl Session {
         if !matches!(client.state, State::Dialing(_)) {
             return Ok(());
         }
-        let State::Dialing(Dial { control, asked: Some(asked), .. }) =
+        let State::Dialing(Dial { control, asked: Some(asked), early, .. }) =
             client.enter(State::Closed, self.now)
         else {
             return Ok(());
@@ -318,12 +318,13 @@ impl Session {
         }
         self.due.remove(id);
         let send = SendWindow::new(window, packet, self.limits.packet);
-        let conversation = Conversation::new(ours, theirs, false, asked.window, send);
+        let conversation = Conversation::new(ours, theirs, false, asked.window, send, early);
         client.enter(State::Established(conversation), self.now);
         self.channels.set(ours, Channel::Open { owner: id });
         self.out.statistics.dials += 1;
         self.run(id, control);
         self.begin(id);
+        self.give_turn(id);
         Ok(())
     }
 

@@ -4,8 +4,8 @@ use alloc::vec::Vec;
 
 use super::{Awaited, Session};
 use crate::client::{
-    Announcing, Asked, Bound, Call, Client, Control, Conversation, Dial, Listener, Outgoing, State,
-    Wait, Write,
+    Announcing, Asked, Bound, Call, Client, Control, Conversation, Dial, Early, Listener, Outgoing,
+    State, Wait, Write,
 };
 use crate::ctl::{Announced, Command, Target};
 use crate::effect::{
@@ -152,7 +152,8 @@ impl Session {
         let Ok(client) = self.clients.get_mut(id) else { return Ok(()) };
         client.remote = alloc::format!("{target}");
         self.out.requests.insert(control.request, (id, 0));
-        client.enter(State::Dialing(Dial { control, target, asked: None }), self.now);
+        let dial = Dial { control, target, asked: None, early: Early::default() };
+        client.enter(State::Dialing(dial), self.now);
         self.open_channel(id);
         Ok(())
     }
@@ -336,8 +337,9 @@ impl Session {
     fn try_read(&mut self, request: RequestId, id: ClientId, count: u32) -> Result<(), Error> {
         let client = self.clients.get_mut(id)?;
         let (inbox, receive) = match &mut client.state {
-            State::Established(c) => (&mut c.inbox, &mut c.receive),
-            State::Finished(remains) => (&mut remains.inbox, &mut remains.receive),
+            State::Established(c) => (&mut c.inbox, Some(&mut c.receive)),
+            State::Finished(remains) => (&mut remains.inbox, Some(&mut remains.receive)),
+            State::Dialing(dial) => (&mut dial.early.inbox, None),
             State::Teardown(_) => return Err(Error::hung_up()),
             _ => return Err(Error::not_connected()),
         };
@@ -348,7 +350,9 @@ impl Session {
         let place = self.out.next_place();
         inbox.reads.push(place, (request, count));
         let taken = self.out.serve(inbox);
-        receive.consumed(taken, &mut self.pool);
+        if let Some(receive) = receive {
+            receive.consumed(taken, &mut self.pool);
+        }
         if !inbox.reads.is_empty() {
             self.out.requests.insert(request, (id, place));
         }
@@ -370,15 +374,15 @@ impl Session {
 
     fn try_write(&mut self, request: RequestId, id: ClientId, bytes: Vec<u8>) -> Result<(), Error> {
         let client = self.clients.get_mut(id)?;
-        let c = match &mut client.state {
-            State::Established(c) => c,
+        let (writes, unsent) = match &mut client.state {
+            State::Established(c) if matches!(c.outgoing, Outgoing::Open) => {
+                (&mut c.writes, &mut c.unsent)
+            }
+            State::Dialing(dial) => (&mut dial.early.writes, &mut dial.early.unsent),
             State::Finished(remains) => return Err(remains.error.clone()),
-            State::Teardown(_) => return Err(Error::hung_up()),
+            State::Established(_) | State::Teardown(_) => return Err(Error::hung_up()),
             _ => return Err(Error::not_connected()),
         };
-        if !matches!(c.outgoing, Outgoing::Open) {
-            return Err(Error::hung_up());
-        }
         if bytes.is_empty() {
             self.out.complete(request, Ok(Reply::Count(0)));
             return Ok(());
@@ -388,9 +392,9 @@ impl Session {
             return Err(Error::exhausted("too many bytes wait to be sent"));
         }
         self.queued += length;
-        c.unsent += length;
+        *unsent += length;
         let place = self.out.next_place();
-        c.writes.push(place, Write { request, bytes: Piece::new(bytes, 0), sent: 0 });
+        writes.push(place, Write { request, bytes: Piece::new(bytes, 0), sent: 0 });
         self.out.requests.insert(request, (id, place));
         self.give_turn(id);
         Ok(())
@@ -465,7 +469,8 @@ impl Session {
         });
         self.out.statistics.calls += 1;
         let send = SendWindow::new(call.window, call.packet, self.limits.packet);
-        let conversation = Conversation::new(channel, call.channel, true, window, send);
+        let early = Early::default();
+        let conversation = Conversation::new(channel, call.channel, true, window, send, early);
         if let Ok(client) = self.clients.get_mut(taker) {
             client.local = call.local;
             client.remote = call.remote;
@@ -485,7 +490,12 @@ impl Session {
     fn give_up_request(&mut self, request: RequestId, id: ClientId, place: u64) {
         let Ok(client) = self.clients.get_mut(id) else { return };
         let mut outcome = Err(Error::interrupted());
+        let mut gone = None;
         match &mut client.state {
+            State::Dialing(Dial { early, .. }) if place > 0 => {
+                early.inbox.reads.take(place);
+                gone = early.writes.take(place).map(|write| (write, &mut early.unsent));
+            }
             State::Dialing(_) | State::Announcing(_) => {
                 self.give_up(id, Error::interrupted());
                 return;
@@ -495,19 +505,20 @@ impl Session {
             }
             State::Established(c) => {
                 c.inbox.reads.take(place);
-                if let Some(write) = c.writes.take(place) {
-                    let left = write.bytes.len() as u64;
-                    c.unsent = c.unsent.saturating_sub(left);
-                    self.queued = self.queued.saturating_sub(left);
-                    if write.sent > 0 {
-                        outcome = Ok(Reply::Count(write.sent));
-                    }
-                }
+                gone = c.writes.take(place).map(|write| (write, &mut c.unsent));
                 if matches!(&c.outgoing, Outgoing::Ending(control) if control.request == request) {
                     c.outgoing = Outgoing::Open;
                 }
             }
             State::Closed | State::Teardown(_) | State::Finished(_) => {}
+        }
+        if let Some((write, unsent)) = gone {
+            let left = write.bytes.len() as u64;
+            *unsent = unsent.saturating_sub(left);
+            self.queued = self.queued.saturating_sub(left);
+            if write.sent > 0 {
+                outcome = Ok(Reply::Count(write.sent));
+            }
         }
         self.out.complete(request, outcome);
         // An end of file may have waited for this write alone.

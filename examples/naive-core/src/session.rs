@@ -106,8 +106,19 @@ struct Client {
 
 enum State {
     Closed,
-    Dialing { control: Control, target: Place, channel: Option<u32>, deadline: Option<u64> },
-    Announcing { control: Control, serial: u64, deadline: Option<u64> },
+    Dialing {
+        control: Control,
+        target: Place,
+        channel: Option<u32>,
+        deadline: Option<u64>,
+        /// The requests that the conversation begins with.
+        early: Talk,
+    },
+    Announcing {
+        control: Control,
+        serial: u64,
+        deadline: Option<u64>,
+    },
     Listen(Listener),
     Established(Talk),
     Teardown(u32),
@@ -196,6 +207,14 @@ impl Talk {
         Ok(())
     }
 
+    /// Itself, unless its way out was ended.
+    fn may_write(&mut self) -> Result<&mut Self, Error> {
+        match self.closing.is_some() || self.eof_sent {
+            true => Err(hung_up()),
+            false => Ok(self),
+        }
+    }
+
     /// Requests that wait.
     fn requests(&self) -> Vec<u64> {
         let reads = self.reads.iter().map(|(request, _)| *request);
@@ -224,7 +243,9 @@ impl Client {
     fn info(&self) -> ClientInfo {
         let none = Talk::default();
         let talk = match &self.state {
-            State::Established(talk) | State::Finished(talk, _) => talk,
+            State::Established(talk)
+            | State::Finished(talk, _)
+            | State::Dialing { early: talk, .. } => talk,
             _ => &none,
         };
         let over = !matches!(self.state, State::Established(_));
@@ -242,7 +263,8 @@ impl Client {
             receive_window: talk.open,
             send_window: if over { 0 } else { talk.window },
             requests: match &self.state {
-                State::Dialing { .. } | State::Announcing { .. } => 1,
+                State::Dialing { early, .. } => 1 + early.requests().len() as u32,
+                State::Announcing { .. } => 1,
                 State::Listen(listener) => listener.listens.len() as u32,
                 _ => talk.requests().len() as u32,
             },
@@ -657,8 +679,9 @@ impl Session {
         };
         for client in self.clients.values() {
             match &client.state {
-                State::Dialing { channel: Some(_), .. } => {
-                    figures.windows += u64::from(self.window());
+                State::Dialing { channel, early, .. } => {
+                    figures.windows += channel.map_or(0, |_| u64::from(self.window()));
+                    figures.queued += early.unsent();
                 }
                 State::Established(talk) => {
                     figures.windows += u64::from(talk.open) + talk.inbox.len() as u64;

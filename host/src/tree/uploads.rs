@@ -154,7 +154,7 @@ impl Uploads {
     }
 
     /// A client that has dialled has another conversation: what was parked for the
-    /// last one must not reach this one.
+    /// last one must not reach this one. What is written meanwhile is for this one.
     fn control_now(
         self: &Arc<Self>,
         client: ClientId,
@@ -165,10 +165,13 @@ impl Uploads {
             return self.stack.control(client, text, done);
         }
         let uploads = Arc::clone(self);
+        let dial = self.lock().dials(client);
         let dialled = Box::new(move |outcome: Outcome| {
             let mut over = Over::new();
-            if outcome.is_ok() {
-                uploads.lock().end(client, &hung_up(), &mut over);
+            {
+                let mut state = uploads.lock();
+                state.dialled(client, dial, outcome.is_ok(), &mut over);
+                uploads.after(&mut state, client);
             }
             tell(over);
             done(outcome);
@@ -373,10 +376,6 @@ fn tell(over: Over) {
 fn refusal() -> Error {
     let message = "too many bytes wait to be sent".to_owned();
     Error { code: ErrorCode::ResourceExhausted, message }
-}
-
-fn hung_up() -> Error {
-    Error { code: ErrorCode::HungUp, message: "i/o on hungup channel".to_owned() }
 }
 
 /// The first words of a text's control messages.

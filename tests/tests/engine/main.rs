@@ -9,6 +9,7 @@ mod close;
 mod contract;
 mod control;
 mod dial;
+mod early;
 mod exchange;
 mod flush;
 mod half_close;

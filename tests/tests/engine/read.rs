@@ -219,7 +219,7 @@ fn a_read_without_a_conversation_is_refused() {
     assert_eq!(refused(&s.read(1, id, 0)), ErrorCode::NotConnected);
     let listener = s.announce("*!1");
     assert_eq!(refused(&s.read(2, listener, 1)), ErrorCode::NotConnected);
-    s.connect(3, id);
+    s.control(3, id, "announce *!2");
     assert_eq!(refused(&s.read(4, id, 1)), ErrorCode::NotConnected);
     s.control(5, id, "hangup");
     let line = s.dial();

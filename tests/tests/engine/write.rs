@@ -198,8 +198,9 @@ fn a_write_without_a_conversation_is_refused() {
     let id = s.client();
     let refused = |effects: &[Effect]| error(effects).code;
     assert_eq!(refused(&s.write(1, id, b"x")), ErrorCode::NotConnected);
-    s.connect(2, id);
+    s.control(2, id, "announce *!1");
     assert_eq!(refused(&s.write(3, id, b"x")), ErrorCode::NotConnected);
+    s.hear(Message::RequestSuccess { data: b"" });
     let listener = s.announce("*!2");
     assert_eq!(refused(&s.write(4, listener, b"x")), ErrorCode::NotConnected);
     let line = s.dial();

@@ -201,9 +201,10 @@ impl Session {
         };
         self.set_channel(ours, Phase::Open, owner);
         let (now, open) = (self.now, self.window());
-        let talk = Talk { channel: ours, theirs, window, packet, open, ..Talk::default() };
         let Ok(client) = self.client(id) else { return };
-        if let State::Dialing { control, .. } = client.enter(State::Established(talk), now) {
+        if let State::Dialing { control, early, .. } = client.enter(State::Closed, now) {
+            let talk = Talk { channel: ours, theirs, window, packet, open, ..early };
+            client.state = State::Established(talk);
             self.counted.dials += 1;
             self.run(id, control);
         }

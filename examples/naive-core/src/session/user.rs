@@ -169,7 +169,8 @@ impl Session {
         let now = self.now;
         if let Ok(client) = self.client(id) {
             client.remote = target.to_string();
-            client.enter(State::Dialing { control, target, channel: None, deadline }, now);
+            let early = Talk::default();
+            client.enter(State::Dialing { control, target, channel: None, deadline, early }, now);
             self.requests.insert(request, id);
             self.open_channel(id);
         }
@@ -293,8 +294,7 @@ impl Session {
     /// The conversation whose way out may be ended.
     pub(super) fn may_end(&mut self, id: ClientId) -> Result<&mut Talk, Error> {
         match &mut self.client(id)?.state {
-            State::Established(talk) if talk.closing.is_some() || talk.eof_sent => Err(hung_up()),
-            State::Established(talk) => Ok(talk),
+            State::Established(talk) => talk.may_write(),
             State::Finished(_, why) => Err(why.clone()),
             _ => Err(error(ErrorCode::NotConnected, "not connected")),
         }
@@ -306,7 +306,11 @@ impl Session {
             return;
         }
         let talk = match self.client(id).map(|client| &mut client.state) {
-            Ok(State::Established(talk) | State::Finished(talk, _)) => Ok(talk),
+            Ok(
+                State::Established(talk)
+                | State::Finished(talk, _)
+                | State::Dialing { early: talk, .. },
+            ) => Ok(talk),
             Ok(State::Teardown(_)) => Err(hung_up()),
             Ok(_) => Err(error(ErrorCode::NotConnected, "not connected")),
             Err(why) => Err(why),
@@ -361,9 +365,12 @@ impl Session {
         }
         let queued = self.statistics().queued + bytes.len() as u64;
         let full = queued > self.limits.queued;
-        let talk = match self.client(id).map(|client| &client.state) {
+        let talk = match self.client(id).map(|client| &mut client.state) {
             Ok(State::Teardown(_)) => Err(hung_up()),
-            Ok(_) => self.may_end(id),
+            Ok(State::Dialing { early, .. }) => Ok(early),
+            Ok(State::Established(talk)) => talk.may_write(),
+            Ok(State::Finished(_, why)) => Err(why.clone()),
+            Ok(_) => Err(error(ErrorCode::NotConnected, "not connected")),
             Err(why) => Err(why),
         };
         match talk {
@@ -456,6 +463,10 @@ impl Session {
         let why = error(ErrorCode::Interrupted, "interrupted");
         let mut outcome = Err(why.clone());
         match self.client(id).map(|client| &mut client.state) {
+            Ok(State::Dialing { control, early, .. }) if control.request != request => {
+                early.reads.retain(|(r, _)| *r != request);
+                early.writes.retain(|(r, ..)| *r != request);
+            }
             Ok(State::Dialing { .. } | State::Announcing { .. }) => return self.hang_up(id, &why),
             Ok(State::Listen(listener)) => listener.listens.retain(|r| *r != request),
             Ok(State::Established(talk)) => {
@@ -510,13 +521,17 @@ impl Session {
         }
         match client.enter(State::Closed, now) {
             State::Closed | State::Teardown(_) | State::Finished(..) => {}
-            State::Dialing { control, channel, .. } => {
+            State::Dialing { control, channel, early, .. } => {
                 client.last_error = Some(why.message.clone());
                 if let Some(channel) = channel {
                     self.set_channel(channel, Phase::Opening, None);
                 }
                 self.counted.dials_failed += 1;
                 self.complete(control.request, Err(why.clone()));
+                // Those who waited for it were not interrupted.
+                let interrupted = why.code == ErrorCode::Interrupted;
+                let why = if interrupted { hung_up() } else { why.clone() };
+                self.end_requests(early.requests(), &why);
             }
             State::Announcing { control, .. } => {
                 client.last_error = Some(why.message.clone());

@@ -74,9 +74,11 @@ pub(super) struct Conversation {
     /// Requests that the stack was given so far.
     given: u64,
     /// What is parked, in order, which is that of the numbers; the first may be
-    /// inside in part. While it is not empty, something is inside or the feeder is
-    /// not away.
+    /// inside in part. While it is not empty, something is inside, a dial is under
+    /// way or the feeder is not away.
     pub(super) order: VecDeque<u64>,
+    /// Of each dial that is under way the last number before it.
+    dials: Vec<u64>,
     pub(super) feeder: Feeder,
 }
 
@@ -312,6 +314,10 @@ impl State {
             return None;
         }
         let id = *conversation.order.front()?;
+        // The conversation that may begin is not the one that this was written to.
+        if conversation.dials.iter().any(|before| id <= *before) {
+            return None;
+        }
         let parked = self.parked.get_mut(&id)?;
         if !matches!(parked.stage, Stage::Waits) {
             return None;
@@ -412,12 +418,36 @@ impl State {
         None
     }
 
+    /// The stack is asked to dial. Answers with what names the dial.
+    pub(super) fn dials(&mut self, client: ClientId) -> u64 {
+        self.conversations.entry(client).or_default().dials.push(self.last);
+        self.last
+    }
+
+    /// A dial is over. If it began a conversation, the one before it has ended.
+    pub(super) fn dialled(&mut self, client: ClientId, dial: u64, begins: bool, over: &mut Over) {
+        if let Some(conversation) = self.conversations.get_mut(&client)
+            && let Some(at) = conversation.dials.iter().position(|other| *other == dial)
+        {
+            conversation.dials.swap_remove(at);
+        }
+        if begins {
+            self.end_until(dial, client, &hung_up(), over);
+        }
+    }
+
     /// A conversation is over: nothing more of it goes to the stack.
     pub(super) fn end(&mut self, client: ClientId, error: &Error, over: &mut Over) {
+        self.end_until(self.last, client, error, over);
+    }
+
+    /// The same of what was parked up to this number.
+    fn end_until(&mut self, last: u64, client: ClientId, error: &Error, over: &mut Over) {
         let Some(conversation) = self.conversations.get_mut(&client) else { return };
         // What is inside must not come back.
         conversation.given += 1;
-        for id in std::mem::take(&mut conversation.order) {
+        let rest = conversation.order.partition_point(|id| *id <= last);
+        for id in conversation.order.drain(..rest) {
             let Some(parked) = self.parked.get_mut(&id) else { continue };
             self.waiting -= parked.cut();
             // The stack completes what it has.
@@ -452,9 +482,18 @@ impl State {
 }
 
 impl Conversation {
-    fn is_over(&self) -> bool {
-        self.pieces == 0 && self.order.is_empty() && self.feeder == Feeder::Away
+    pub(super) fn is_dialing(&self) -> bool {
+        !self.dials.is_empty()
     }
+
+    fn is_over(&self) -> bool {
+        let idle = self.pieces == 0 && self.feeder == Feeder::Away;
+        idle && self.order.is_empty() && !self.is_dialing()
+    }
+}
+
+fn hung_up() -> Error {
+    Error { code: ErrorCode::HungUp, message: "i/o on hungup channel".to_owned() }
 }
 
 /// Whether the stack has no room now.

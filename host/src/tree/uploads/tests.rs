@@ -123,7 +123,8 @@ impl Scene {
         let state = self.tree.shared.uploads.lock();
         for conversation in state.conversations.values() {
             assert!(conversation.order.iter().is_sorted());
-            assert!(conversation.pieces > 0 || conversation.feeder != Feeder::Away);
+            let comes = conversation.feeder != Feeder::Away || conversation.is_dialing();
+            assert!(conversation.pieces > 0 || comes);
         }
         let waiting: usize = state.parked.values().map(Parked::unsent).sum();
         assert_eq!(state.waiting, waiting as u64);
@@ -703,6 +704,70 @@ async fn a_new_conversation_gets_nothing_of_the_last_one() {
     let outcome = parked.outcome().expect("it is over");
     assert_eq!(outcome.expect_err("its conversation is").text(), "i/o on hungup channel");
     tokio::time::sleep(Duration::from_millis(20)).await;
+    scene.is_empty();
+}
+
+/// A stack takes writes while a client dials, and nothing tells it which are old.
+#[tokio::test]
+async fn what_was_parked_before_a_dial_waits_until_that_is_over() {
+    let dial = "hangup\nconnect far!80";
+    for begins in [true, false] {
+        let scene = Scene::new();
+        let (_straight, before) = (scene.write(b'a', 1_000), scene.write(b'b', 1_000));
+        scene.taken(1_000);
+        let _dial = scene.control(dial);
+        let since = scene.write(b'c', 1_000);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(scene.inside(), [dial]);
+        assert!(before.outcome().is_none() && since.outcome().is_none());
+        if begins {
+            scene.fake.complete(Ok(Reply::Done));
+            let outcome = before.outcome().expect("it is over");
+            assert_eq!(outcome.expect_err("its conversation is").text(), "i/o on hungup channel");
+        } else {
+            scene.fake.complete(Err(error(ErrorCode::IsConnected, "the client is in use")));
+            scene.becomes(&["b1000"]).await;
+            scene.taken(1_000);
+            assert_eq!(before.outcome(), Some(Ok(1_000)));
+        }
+        scene.becomes(&["c1000"]).await;
+        scene.holds_together();
+        scene.taken(1_000);
+        assert_eq!(since.outcome(), Some(Ok(1_000)));
+        scene.is_empty();
+    }
+}
+
+#[tokio::test]
+async fn what_is_written_while_a_client_dials_is_for_that_conversation() {
+    let scene = Scene::new();
+    let dialled = scene.control("connect far!80");
+    let (straight, parked) = (scene.write(b'a', 1_000), scene.write(b'b', 1_000));
+    assert_eq!(scene.inside(), ["connect far!80", "a1000"]);
+    scene.fake.complete(Ok(Reply::Done));
+    assert_eq!(dialled.outcome(), Some(Ok(14)));
+    assert!(parked.outcome().is_none());
+    scene.taken(1_000);
+    assert_eq!(straight.outcome(), Some(Ok(1_000)));
+    scene.becomes(&["b1000"]).await;
+    scene.taken(1_000);
+    assert_eq!(parked.outcome(), Some(Ok(1_000)));
+    scene.is_empty();
+}
+
+/// One that is refused at once because the client is in use says nothing of the other.
+#[tokio::test]
+async fn one_dial_does_not_end_what_waits_for_another() {
+    let scene = Scene::new();
+    let _first = scene.control("connect far!80");
+    let (_straight, parked) = (scene.write(b'a', 1_000), scene.write(b'b', 1_000));
+    let _second = scene.control("connect far!81");
+    scene.fake.complete_last(Err(error(ErrorCode::IsConnected, "the client is in use")));
+    scene.fake.complete(Ok(Reply::Done));
+    assert!(parked.outcome().is_none());
+    scene.taken(1_000);
+    scene.becomes(&["b1000"]).await;
+    scene.taken(1_000);
     scene.is_empty();
 }
 

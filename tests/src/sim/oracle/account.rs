@@ -92,8 +92,11 @@ pub(super) struct Client {
 #[derive(Clone, Debug)]
 pub(super) enum State {
     Closed,
-    Dialing(Option<u32>),
-    Announcing { serial: u64 },
+    /// On this channel, with the requests that its conversation begins with.
+    Dialing(Option<u32>, Box<Conversation>),
+    Announcing {
+        serial: u64,
+    },
     Listen(Listener),
     Established(Box<Conversation>),
     Teardown(u32),
@@ -104,8 +107,8 @@ impl State {
     /// Whether it can only be while there is a pipe.
     pub(super) fn wants_pipe(&self) -> bool {
         match self {
-            Self::Closed | Self::Finished(_) | Self::Listen(_) | Self::Dialing(None) => false,
-            Self::Dialing(Some(_))
+            Self::Closed | Self::Finished(_) | Self::Listen(_) | Self::Dialing(None, _) => false,
+            Self::Dialing(Some(_), _)
             | Self::Announcing { .. }
             | Self::Established(_)
             | Self::Teardown(_) => true,
@@ -115,7 +118,7 @@ impl State {
     pub(super) fn public(&self) -> ClientState {
         match self {
             Self::Closed => ClientState::Closed,
-            Self::Dialing(_) | Self::Announcing { .. } => ClientState::Dialing,
+            Self::Dialing(..) | Self::Announcing { .. } => ClientState::Dialing,
             Self::Listen(_) => ClientState::Listen,
             Self::Established(_) => ClientState::Established,
             Self::Teardown(_) => ClientState::Teardown,
@@ -226,6 +229,8 @@ pub(super) struct Event {
     /// The peer broke a rule that the session has to fail for.
     pub(super) fault: Option<&'static str>,
     pub(super) failed: bool,
+    /// The client whose dial was refused.
+    pub(super) refused: Option<ClientId>,
     pub(super) timed_out: bool,
     /// A message came in.
     pub(super) heard: bool,

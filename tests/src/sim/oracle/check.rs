@@ -75,6 +75,8 @@ impl Model {
     /// Whether this error is one that the request may have.
     fn may_fail(&self, request: u64, made: Request, error: &Error, seen: &Seen<'_>) -> Verdict {
         let known = made.client.is_none_or(|id| self.known(id).is_some());
+        // What waits for a conversation ends as its dial does.
+        let refused = made.client.is_some() && made.client == self.event.refused;
         let fits = match error.code {
             ErrorCode::Interrupted => self.event.flushed == Some(request),
             ErrorCode::Canceled => self.ended,
@@ -84,7 +86,9 @@ impl Model {
                 Kind::Clone | Kind::Listen => {
                     self.crowded(0) || self.requests.len() >= self.limits.requests as usize
                 }
-                Kind::Read { .. } => self.requests.len() >= self.limits.requests as usize,
+                Kind::Read { .. } => {
+                    refused || self.requests.len() >= self.limits.requests as usize
+                }
                 // Judged where it was made; or refused by the far side.
                 Kind::Write { .. } | Kind::Control { .. } => true,
             },
@@ -99,7 +103,7 @@ impl Model {
                 matches!(made.kind, Kind::Control { .. })
             }
             ErrorCode::ConnectionRefused | ErrorCode::AccessDenied | ErrorCode::NotSupported => {
-                matches!(made.kind, Kind::Control { .. })
+                refused
             }
             ErrorCode::AddressInUse => {
                 matches!(made.kind, Kind::Control { .. } | Kind::Listen)
@@ -279,13 +283,15 @@ impl Model {
                 (
                     State::Finished(_)
                     | State::Teardown(_)
-                    | State::Dialing(_)
+                    | State::Dialing(..)
                     | State::Announcing { .. },
                     ClientState::Closed,
                 ) => true,
+                // It dials, or dials anew: those that waited are completed by now.
+                (State::Dialing(None, _), ClientState::Dialing) if waits => false,
                 (state, ClientState::Dialing) if waits && !state.wants_pipe() => {
                     self.quit(id);
-                    self.enter(id, State::Dialing(None));
+                    self.enter(id, State::Dialing(None, Box::default()));
                     false
                 }
                 _ => false,
@@ -424,7 +430,7 @@ impl Model {
         }
         let blank = Box::default();
         let (c, open) = match &client.state {
-            State::Established(c) => (c, true),
+            State::Dialing(_, c) | State::Established(c) => (c, true),
             State::Finished(c) => (c, false),
             _ => (&blank, false),
         };
@@ -444,14 +450,15 @@ impl Model {
         let state = made.client.and_then(|id| self.known(id)).map(|client| &client.state);
         let full = self.pipe.as_ref().is_some_and(|p| p.in_pipe >= u64::from(self.limits.room));
         let right = match (made.kind, state) {
-            (Kind::Control { .. }, Some(State::Dialing(_) | State::Announcing { .. })) => true,
+            (Kind::Control { .. }, Some(State::Dialing(..) | State::Announcing { .. })) => true,
             (Kind::Control { .. }, Some(State::Established(c))) => {
                 !c.eof_sent && (full || !c.writes.is_empty())
             }
             (Kind::Read { .. }, Some(State::Established(c))) => {
                 !c.ended && c.inbound.is_empty() && c.reads.contains(&request)
             }
-            (Kind::Write { .. }, Some(State::Established(c))) => {
+            (Kind::Read { .. }, Some(State::Dialing(_, c))) => c.reads.contains(&request),
+            (Kind::Write { .. }, Some(State::Dialing(_, c) | State::Established(c))) => {
                 c.writes.iter().any(|(r, ..)| *r == request)
             }
             (Kind::Listen, Some(State::Listen(listener))) => {
@@ -480,7 +487,7 @@ impl Model {
         for client in self.clients.values() {
             let number = client.id.number;
             match &client.state {
-                State::Dialing(None) => {
+                State::Dialing(None, _) => {
                     ensure!(!room, "client {number} waits to dial with room");
                 }
                 State::Established(c) => {

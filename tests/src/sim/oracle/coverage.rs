@@ -110,7 +110,7 @@ impl Model {
     fn state_name(&self, state: &State) -> &'static str {
         match state {
             State::Closed => "closed",
-            State::Dialing(_) => "dialing",
+            State::Dialing(..) => "dialing",
             State::Announcing { .. } => "announcing",
             State::Listen(_) => "listen",
             State::Established(_) => "established",

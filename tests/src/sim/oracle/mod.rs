@@ -173,7 +173,7 @@ impl Model {
 
     fn conversation(&mut self, id: ClientId) -> Option<&mut Conversation> {
         match &mut self.client(id)?.state {
-            State::Established(c) | State::Finished(c) => Some(c),
+            State::Dialing(_, c) | State::Established(c) | State::Finished(c) => Some(c),
             _ => None,
         }
     }
@@ -315,7 +315,7 @@ impl Model {
                     && let Some(id) = made.client
                 {
                     let state = self.known(id).map(|client| &client.state);
-                    if matches!(state, Some(State::Dialing(_) | State::Announcing { .. })) {
+                    if matches!(state, Some(State::Dialing(..) | State::Announcing { .. })) {
                         self.hang_up(id);
                     }
                 }
@@ -379,9 +379,15 @@ impl Model {
             .values()
             .any(|made| made.client == Some(id) && matches!(made.kind, Kind::Control { .. }));
         let limit = self.limits.queued;
-        let Some(State::Established(c)) = self.client(id).map(|client| &mut client.state) else {
-            self.event.must_complete.push(request);
-            return Ok(());
+        let state = self.client(id).map(|client| &mut client.state);
+        let (c, ending) = match state {
+            // What is asked of `ctl` is the dial, or fails.
+            Some(State::Dialing(_, c)) => (c, false),
+            Some(State::Established(c)) => (c, ending),
+            _ => {
+                self.event.must_complete.push(request);
+                return Ok(());
+            }
         };
         match seen.outcome(request) {
             Some(Err(error)) if error.code == ErrorCode::ResourceExhausted => {
@@ -469,8 +475,8 @@ impl Model {
         let mut deadlines = Vec::new();
         for client in self.clients.values() {
             let (since, wait) = match &client.state {
-                State::Dialing(None) => (client.since, self.limits.dial_wait),
-                State::Dialing(Some(channel)) => {
+                State::Dialing(None, _) => (client.since, self.limits.dial_wait),
+                State::Dialing(Some(channel), _) => {
                     let channels = self.pipe.as_ref().map(|pipe| &pipe.channels);
                     match channels.and_then(|all| all.get(channel)).map(|channel| channel.phase) {
                         Some(Phase::Opening { since, .. }) => (since, self.limits.dial_time),
@@ -503,7 +509,9 @@ impl Model {
     /// Leaves a state from which no CLOSE is due.
     fn quit(&mut self, id: ClientId) {
         match self.enter(id, State::Closed) {
-            Some(State::Dialing(Some(channel)) | State::Teardown(channel)) => self.orphan(channel),
+            Some(State::Dialing(Some(channel), _) | State::Teardown(channel)) => {
+                self.orphan(channel)
+            }
             Some(State::Listen(listener)) if listener.bound == Bound::Yes => {
                 self.event.owed_cancels.push(listener.place);
             }
@@ -543,7 +551,7 @@ impl Model {
                     c.open = 0;
                     (State::Finished(c), false)
                 }
-                State::Dialing(_) | State::Announcing { .. } | State::Teardown(_) => {
+                State::Dialing(..) | State::Announcing { .. } | State::Teardown(_) => {
                     (State::Closed, false)
                 }
             };
@@ -587,7 +595,7 @@ impl Model {
 
     fn queued(&self) -> u64 {
         let queued = |client: &Client| match &client.state {
-            State::Established(c) => c.unsent(),
+            State::Dialing(_, c) | State::Established(c) => c.unsent(),
             _ => 0,
         };
         self.clients.values().map(queued).sum()

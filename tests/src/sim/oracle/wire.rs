@@ -50,6 +50,7 @@ impl Model {
                 if let Some(id) = owner {
                     self.enter(id, State::Closed);
                 }
+                self.event.refused = owner;
                 Ok(())
             }
             Message::WindowAdjust { recipient, bytes } => {
@@ -252,9 +253,10 @@ impl Model {
             }
             return self.complain("a packet size of 0");
         }
-        let conversation =
-            Conversation { channel: ours, window, packet, open, ..Conversation::default() };
-        self.enter(id, State::Established(Box::new(conversation)));
+        if let Some(State::Dialing(_, mut c)) = self.enter(id, State::Closed) {
+            *c = Conversation { channel: ours, window, packet, open, ..*c };
+            self.enter(id, State::Established(c));
+        }
         self.event.begun.push(ours);
         Ok(())
     }
@@ -391,14 +393,14 @@ impl Model {
                     pipe.channels.insert(sender, channel);
                 }
                 match owner.and_then(|id| self.client(id)) {
-                    Some(Client { state: State::Dialing(none @ None), .. }) => {
+                    Some(Client { state: State::Dialing(none @ None, _), .. }) => {
                         *none = Some(sender);
                         self.not_an_answer(bytes);
                     }
                     Some(client) => {
                         let id = client.id;
                         self.quit(id);
-                        self.enter(id, State::Dialing(Some(sender)));
+                        self.enter(id, State::Dialing(Some(sender), Box::default()));
                     }
                     None => {}
                 }
@@ -521,6 +523,7 @@ impl Model {
                 // Another engine measures when it likes.
                 let free = !self.ours && self.limits.window < self.limits.window_max;
                 let closes = seen.sends_behind(bytes) == Some(Message::Close { recipient });
+                let begun = self.event.begun.clone();
                 let c = self.sender_of("a request", recipient)?;
                 if closes {
                     c.asks.push_back(false);
@@ -530,7 +533,8 @@ impl Model {
                 }
                 // For the time it takes: of one who got window, or whose conversation
                 // begins. Otherwise it is whether what was sent has arrived.
-                let trip = due || (new || free) && c.writes.is_empty();
+                let begins = new && begun.contains(&c.channel);
+                let trip = due || begins || (new || free) && c.writes.is_empty();
                 let arrival = !probe && !trip;
                 if arrival {
                     ensure!(!c.writes.is_empty(), "a question for nobody who waits");
@@ -721,7 +725,7 @@ impl Model {
         let free = |id: &ClientId| {
             let told = matches!(seen.call, Call::Control(_, client, _) if client == id);
             let state = self.known(*id).map(|client| &client.state);
-            told || !matches!(state, Some(State::Dialing(Some(_))))
+            told || !matches!(state, Some(State::Dialing(Some(_), _)))
         };
         let able = self.event.controlled.iter().copied().filter(free);
         let able: Vec<_> = able.filter(|id| dials(*id)).collect();
@@ -731,7 +735,7 @@ impl Model {
         let mut waiting = self
             .clients
             .values()
-            .filter(|client| matches!(client.state, State::Dialing(None)) && dials(client.id));
+            .filter(|client| matches!(client.state, State::Dialing(None, _)) && dials(client.id));
         waiting.next().map(|client| client.id)
     }
 
