@@ -11,6 +11,7 @@ use sshnet_tests::world::{Kind, Service, World, until};
 
 on_each_pipe!(
     cs_translates_names_and_numbers,
+    the_first_words_need_not_wait_for_the_dial,
     the_near_side_hangs_up,
     the_far_side_hangs_up,
     a_client_dials_again_after_a_hangup;
@@ -70,6 +71,21 @@ fn a_forbidden_dial_is_told_in_the_far_sides_words() {
     fails(&world, &echo.address(), "administratively prohibited", EACCES);
     let client = Client::connect(&world.socket(), Dialect::Linux);
     client.dial(&allowed.address()).expect("this one is allowed");
+}
+
+/// Whoever dials may write and read before the far side has answered.
+fn the_first_words_need_not_wait_for_the_dial(kind: Kind) {
+    let (world, echo) = (World::new(kind), Service::echo());
+    for dialect in Dialect::ALL {
+        let client = Client::connect(&world.socket(), dialect);
+        let (directory, ctl) = client.clone_client().expect("there is room");
+        let data = client.open(&format!("{directory}/data"), Mode::Both).expect("it is there");
+        let dialled = ctl.write(format!("connect {}", echo.address()).as_bytes());
+        let (read, written) = (data.read(100), data.write(b"hello"));
+        assert_eq!(dialled.wait_count().map(|count| count > 0), Ok(true), "{dialect:?}");
+        assert_eq!(written.wait_count(), Ok(5), "{dialect:?}");
+        assert_eq!(read.wait_data().as_deref(), Ok(&b"hello"[..]), "{dialect:?}");
+    }
 }
 
 fn cs_translates_names_and_numbers(kind: Kind) {
