@@ -8,7 +8,8 @@
 //! 1. What everyone has, the *base*, is [`Limits::window`], which fills a path of
 //!    1 GB/s and 2 ms. Where the round trip is less than [`NEAR`] those that are
 //!    busy share it, for there it is the sum of their windows that waits in the
-//!    buffers. None gets less than [`LEAST`] packets.
+//!    buffers. None gets less than [`LEAST`] packets. One that begins counts as busy
+//!    until it is known, and begins with [`FIRST`].
 //! 2. Above its base a window grows by what was *taken*: who reads slowly, or not
 //!    at all, never needs more. When five eighths of it were taken within a
 //!    round trip, it doubles, or grows by [`STEP`] if that is less. The round trip
@@ -54,6 +55,9 @@ const SHORT: Instant = 2_000;
 const NEAR: Instant = 10_000;
 /// No share is less than so many packets.
 const LEAST: u32 = 4;
+/// What one begins with where those that are busy share: nobody knows yet how many of
+/// those that begin at once will be.
+const FIRST: u32 = 256 << 10;
 /// How long it is counted who is busy.
 const PERIOD: Instant = 100_000;
 /// No trial adds more than this to a window: what is too much of it waits in the
@@ -119,13 +123,25 @@ impl Path {
         }
     }
 
+    /// The window that a conversation begins with. Until one has, nobody knows how near
+    /// it is.
+    fn first(&self) -> u32 {
+        let shares = match self.trip.least() {
+            Some(trip) => trip < NEAR,
+            None => self.busy > 1,
+        };
+        if shares && self.adapts() { self.base().min(FIRST).max(self.least) } else { self.base() }
+    }
+
     /// What a window may grow to where a round trip takes so long.
     fn most(&self, trip: Instant) -> u32 {
         let grown = trip.saturating_mul(RATE).saturating_add(self.window.into());
         u32::try_from(grown).unwrap_or(u32::MAX).min(self.max)
     }
 
-    /// Counts who is busy: who takes as much in a period as the least share.
+    /// Counts who is busy: who takes as much in a period as the least share, or begins
+    /// in it.
+    #[inline]
     fn count(&mut self, member: &mut Member, bytes: u32, now: Instant) {
         let time = now.saturating_sub(self.began);
         if time >= PERIOD {
@@ -197,16 +213,13 @@ pub(crate) struct Growth {
 }
 
 impl Growth {
-    /// That of a new conversation.
-    pub(crate) fn new() -> Self {
-        Self {
-            grown: 0,
-            stage: Stage::Steady,
-            rests: 0,
-            since: None,
-            taken: 0,
-            member: Member::default(),
-        }
+    /// That of a new conversation, and what its window is at first.
+    pub(crate) fn new(now: Instant, path: &mut Path) -> (Self, u32) {
+        let mut member = Member::default();
+        path.count(&mut member, path.least, now);
+        let growth =
+            Self { grown: 0, stage: Stage::Steady, rests: 0, since: None, taken: 0, member };
+        (growth, path.first())
     }
 
     /// What the window should be.
@@ -361,7 +374,8 @@ mod tests {
         fn new(limits: Limits, trip: Instant) -> Self {
             let mut path = Path::new(&limits);
             path.trip.took(trip);
-            Self { path, growth: Growth::new(), now: 1, held: limits.window }
+            let (growth, held) = Growth::new(1, &mut path);
+            Self { path, growth, now: 1, held }
         }
 
         /// So many bytes are taken; what is given for them comes at once.
@@ -578,7 +592,8 @@ mod tests {
         assert_eq!(one.takes(4 * MIB, 0, 1), 2 * MIB);
         // Nor on one of which nothing is known.
         let mut path = Path::new(&Limits::default());
-        let mut growth = Growth::new();
+        let (mut growth, first) = Growth::new(0, &mut path);
+        assert_eq!(first, 2 * MIB);
         for now in 0..1_000 {
             growth.took(MIB, Left::default(), now * TRIP, &mut path);
         }
@@ -612,6 +627,27 @@ mod tests {
             assert_eq!(path.base(), forty);
             path.count(&mut members[0], 1, 8 * PERIOD - 1);
             assert_eq!(path.base(), 2 * MIB);
+        }
+    }
+
+    /// What is on the way to those that begin together is no more than to others, before
+    /// any of them has taken anything.
+    #[test]
+    fn those_that_begin_together_share_on_a_near_path() {
+        for (trip, first, last) in [(NEAR - 1, 256 * KIB, 128 * KIB), (NEAR, 2 * MIB, 2 * MIB)] {
+            let mut path = Path::new(&Limits::default());
+            path.trip.took(trip);
+            let begun: [(Growth, u32); 40] = core::array::from_fn(|_| Growth::new(7, &mut path));
+            assert_eq!((begun[0].1, begun[7].1, begun[39].1), (first, first, last), "{trip} us");
+            assert!(begun.iter().all(|(growth, _)| growth.target(&path) == last), "{trip} us");
+            // Of a new pipe nothing is known.
+            let mut new = Path::new(&Limits::default());
+            assert_eq!([(); 3].map(|()| Growth::new(7, &mut new).1), [8, 1, 1].map(|n| n * FIRST));
+            // Who takes something in the same period counts once.
+            let (mut one, _) = Growth::new(PERIOD, &mut path);
+            one.took(MIB, Left::default(), PERIOD, &mut path);
+            path.count(&mut Member::default(), 1, 2 * PERIOD);
+            assert_eq!(path.base(), 2 * MIB, "{trip} us");
         }
     }
 

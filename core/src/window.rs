@@ -212,12 +212,12 @@ pub(crate) enum Grant {
 }
 
 impl ReceiveWindow {
-    /// Opens a window as others on this path have it, or what the pool has for a
-    /// new one.
-    pub(crate) fn new(path: &Path, pool: &mut Budget) -> Self {
-        let open = path.base().min(pool.part(FIRST_PART));
+    /// Opens a window as one begins on this path, or what the pool has for a new one.
+    pub(crate) fn new(now: Instant, path: &mut Path, pool: &mut Budget) -> Self {
+        let (growth, first) = Growth::new(now, path);
+        let open = first.min(pool.part(FIRST_PART));
         pool.change(0, u64::from(open));
-        Self { growth: Growth::new(), open, unread: 0, earned: BURST, next: 0 }
+        Self { growth, open, unread: 0, earned: BURST, next: 0 }
     }
 
     /// Bytes the peer may still send.
@@ -313,9 +313,9 @@ mod tests {
     /// What was consumed and is not granted yet counts for the next grant, once.
     #[test]
     fn what_a_grant_leaves_of_what_was_earned_is_for_the_next() {
-        let path = Path::new(&Limits { window: 1 << 20, ..Limits::default() });
+        let mut path = Path::new(&Limits { window: 1 << 20, ..Limits::default() });
         let mut pool = Budget::new(2 << 20, 1, PACKET);
-        let mut window = ReceiveWindow::new(&path, &mut pool);
+        let mut window = ReceiveWindow::new(0, &mut path, &mut pool);
         let opened = window.open();
         assert!(opened < 200 * KIB, "a new one gets a part: {opened}");
         // As if it had consumed a burst; it may have less.

@@ -162,8 +162,8 @@ impl Session {
     fn open_channel(&mut self, id: ClientId) {
         let Ok(client) = self.clients.get_mut(id) else { return };
         let State::Dialing(dial) = &mut client.state else { return };
-        let Some(pipe) = &self.pipe else { return };
-        let window = ReceiveWindow::new(&pipe.path, &mut self.pool);
+        let Some(pipe) = &mut self.pipe else { return };
+        let window = ReceiveWindow::new(self.now, &mut pipe.path, &mut self.pool);
         let channel = self.channels.insert(Channel::Opening { owner: Some(id) });
         self.out.send(&Message::Open {
             sender: channel.0,
@@ -457,9 +457,9 @@ impl Session {
 
     /// Confirms a call: it becomes this new client's conversation.
     fn take_call(&mut self, taker: ClientId, call: Call) {
-        let Some(pipe) = &self.pipe else { return };
+        let Some(pipe) = &mut self.pipe else { return };
         let channel = self.channels.insert(Channel::Open { owner: taker });
-        let window = ReceiveWindow::new(&pipe.path, &mut self.pool);
+        let window = ReceiveWindow::new(self.now, &mut pipe.path, &mut self.pool);
         self.out.answer(&Message::OpenConfirmation {
             recipient: call.channel.0,
             sender: channel.0,
