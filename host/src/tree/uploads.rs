@@ -16,11 +16,13 @@
 //!                        +--it was refused---------+
 //! ```
 //!
-//! The stack may still be full, of what others ask. A write that goes straight is
-//! then refused, as without this module. One that was parked is not: a part of it
-//! may be on its way, and what is behind it would follow with a hole between. So
-//! the refused piece goes back to its place, and is sent later: when something of
-//! its conversation is over, or after a while if the stack has nothing of it.
+//! The stack may still be full, of what others ask, which it says at once. A write
+//! that goes straight is then refused, as without this module. One that was parked is
+//! not: a part of it may be on its way, and what is behind it would follow with a hole
+//! between. So the refused piece goes back to its place, and is sent later: when
+//! something of its conversation is over, or after a while if the stack has nothing of
+//! it. (What fails later with the same error is final: so does a dial that the far
+//! side has no room for, with all that was to be sent.)
 //!
 //! Nobody sees the difference: a write is answered once; what is behind it in the
 //! conversation stays behind; one that is flushed or fails when a part of it was
@@ -35,13 +37,14 @@ mod account;
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use self::account::{Feeder, Kind, Next, Over, PARKED_MAX, Parked, Piece, State, Way, is_refusal};
+use self::account::{Feeder, Kind, Next, Over, PARKED_MAX, Parked, Piece, State, Way};
 use super::{RequestId, Stack};
 use crate::driver::{self, Done, Outcome};
 use crate::engine::{ClientId, Error, ErrorCode};
@@ -59,8 +62,9 @@ const AGAIN_MAX: usize = 256;
 pub(super) struct Uploads {
     stack: Arc<dyn Stack>,
     state: Mutex<State>,
-    /// Held by who hands on what is parked, and by who takes it back: so that the
-    /// stack's name for a piece is known by then. No callback takes it.
+    /// Held by who hands on what is parked, by who takes it back, so that the stack's
+    /// name for a piece is known by then, and by who may end its conversation. No
+    /// callback takes it.
     turn: Mutex<()>,
     /// Requests of parked writes are made while the stack has fewer than these: the
     /// rest is for those who ask directly.
@@ -150,33 +154,34 @@ impl Uploads {
             return Some(RequestId::Upload(id));
         }
         drop(state);
-        Some(RequestId::Stack(self.control_now(client, text, done)))
+        let turn = lock(&self.turn);
+        let request = self.control_now(client, text, done);
+        drop(turn);
+        Some(RequestId::Stack(request))
     }
 
-    /// A client that has dialled has another conversation: what was parked for the
-    /// last one must not reach this one. What is written meanwhile is for this one.
-    fn control_now(
-        self: &Arc<Self>,
-        client: ClientId,
-        text: &[u8],
-        done: Done,
-    ) -> driver::RequestId {
+    /// Asks the stack, which may end one conversation and begin another with that:
+    /// what is parked by then was written to the first. Nothing of it must reach the
+    /// second, and a stack takes writes as soon as it dials. If it says at once that
+    /// the text is done or refused, it dials nothing. The turn is the caller's.
+    fn control_now(&self, client: ClientId, text: &[u8], done: Done) -> driver::RequestId {
         if !dials(text) {
             return self.stack.control(client, text, done);
         }
-        let uploads = Arc::clone(self);
-        let dial = self.lock().dials(client);
-        let dialled = Box::new(move |outcome: Outcome| {
-            let mut over = Over::new();
-            {
-                let mut state = uploads.lock();
-                state.dialled(client, dial, outcome.is_ok(), &mut over);
-                uploads.after(&mut state, client);
-            }
-            tell(over);
+        let last = self.lock().last();
+        let answered = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&answered);
+        let done = Box::new(move |outcome| {
+            told.store(true, Ordering::Relaxed);
             done(outcome);
         });
-        self.stack.control(client, text, dialled)
+        let request = self.stack.control(client, text, done);
+        if !answered.load(Ordering::Relaxed) {
+            let mut over = Over::new();
+            self.lock().end_until(last, client, &hung_up(), &mut over);
+            tell(over);
+        }
+        request
     }
 
     /// Gives up on what was parked under this number: when this returns it is
@@ -238,8 +243,9 @@ impl Uploads {
         {
             let mut state = self.lock();
             state.leave(client, count);
+            // (Of one that is refused at once nothing is behind.)
             if let Err(error) = &outcome
-                && !matches!(error.code, ErrorCode::Interrupted | ErrorCode::ResourceExhausted)
+                && error.code != ErrorCode::Interrupted
             {
                 state.end(client, error, &mut behind);
             }
@@ -259,7 +265,6 @@ impl Uploads {
             if self.puts_back(&mut state, piece, &outcome) {
                 return;
             }
-            let outcome = state.unless_flushed(piece, outcome);
             let error = outcome.as_ref().err().cloned();
             state.piece_over(piece, outcome, &mut over);
             if let Some(error) = error.filter(|error| error.code != ErrorCode::Interrupted) {
@@ -291,10 +296,11 @@ impl Uploads {
         self.call_feeder(state, client, Feeder::Away);
     }
 
-    /// Puts a piece back in its place if the stack refused it, and may have it again.
-    /// The feeder must not try it again at once.
+    /// Puts a piece back in its place if the stack refused it for want of room. The
+    /// feeder must not try it again at once.
     fn puts_back(&self, state: &mut State, piece: Piece, outcome: &Outcome) -> bool {
-        let is_back = is_refusal(outcome) && state.put_back(piece);
+        let full = matches!(outcome, Err(error) if error.code == ErrorCode::ResourceExhausted);
+        let is_back = full && state.put_back(piece);
         if is_back
             && let Some(conversation) = state.conversations.get_mut(&piece.client)
             && matches!(conversation.feeder, Feeder::Away | Feeder::Here)
@@ -376,6 +382,11 @@ fn tell(over: Over) {
 fn refusal() -> Error {
     let message = "too many bytes wait to be sent".to_owned();
     Error { code: ErrorCode::ResourceExhausted, message }
+}
+
+/// The engine's words, where it is the conversation that is over.
+fn hung_up() -> Error {
+    Error { code: ErrorCode::HungUp, message: "i/o on hungup channel".to_owned() }
 }
 
 /// The first words of a text's control messages.

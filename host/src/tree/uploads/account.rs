@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use bytes::Bytes;
 
 use crate::driver::{self, Done, Outcome, interrupted};
-use crate::engine::{ClientId, Error, ErrorCode, Reply};
+use crate::engine::{ClientId, Error, Reply};
 
 /// Bytes that may be parked, of all conversations together.
 pub(in crate::tree) const PARKED_MAX: u64 = 1 << 30;
@@ -71,14 +71,10 @@ pub(super) struct Conversation {
     inside: u64,
     /// Requests that the stack has.
     pub(super) pieces: usize,
-    /// Requests that the stack was given so far.
-    given: u64,
     /// What is parked, in order, which is that of the numbers; the first may be
-    /// inside in part. While it is not empty, something is inside, a dial is under
-    /// way or the feeder is not away.
+    /// inside in part. While it is not empty, something is inside or the feeder is
+    /// not away.
     pub(super) order: VecDeque<u64>,
-    /// Of each dial that is under way the last number before it.
-    dials: Vec<u64>,
     pub(super) feeder: Feeder,
 }
 
@@ -115,8 +111,6 @@ pub(super) struct Parked {
     /// How much of that it has.
     inside: usize,
     stage: Stage,
-    /// Nobody waits for it any more than until it is over.
-    flushed: bool,
     pub(super) done: Done,
 }
 
@@ -131,8 +125,8 @@ pub(super) enum Kind {
 /// ```text
 ///             feed             its name             over, all or in part
 ///    waits ---------> called ---------> asked -------------------------> gone
-///      ^                |                 |
-///      +----------------+-----------------+ over, and there is a rest; or refused
+///      ^                | refused         |
+///      +----------------+-----------------+ over, and there is a rest
 /// ```
 enum Stage {
     Waits,
@@ -149,8 +143,6 @@ pub(super) struct Piece {
     pub(super) id: u64,
     /// Bytes of the conversation.
     pub(super) count: u64,
-    /// Which it is of what the stack was given of the conversation.
-    pub(super) number: u64,
 }
 
 /// What the stack is to be given next.
@@ -175,7 +167,7 @@ pub(super) enum Way {
 
 impl Parked {
     pub(super) fn new(client: ClientId, kind: Kind, rest: Bytes, done: Done) -> Self {
-        Self { client, kind, rest, inside: 0, stage: Stage::Waits, flushed: false, done }
+        Self { client, kind, rest, inside: 0, stage: Stage::Waits, done }
     }
 
     /// Bytes that the stack was not given.
@@ -220,6 +212,11 @@ impl State {
         self.last
     }
 
+    /// The number of what was parked last.
+    pub(super) fn last(&self) -> u64 {
+        self.last
+    }
+
     pub(super) fn way(&mut self, client: ClientId, count: u64) -> Way {
         let (inside, pieces, parked) = match self.conversations.get(&client) {
             Some(c) => (c.inside, c.pieces, c.order.len()),
@@ -241,15 +238,12 @@ impl State {
         self.parked.insert(id, parked);
     }
 
-    /// The stack gets a request with so many bytes of a conversation. Answers with
-    /// the number that this is.
-    pub(super) fn enter(&mut self, client: ClientId, count: u64) -> u64 {
+    /// The stack gets a request with so many bytes of a conversation.
+    pub(super) fn enter(&mut self, client: ClientId, count: u64) {
         let conversation = self.conversations.entry(client).or_default();
         self.inside.change(conversation.inside, conversation.inside + count);
         conversation.inside += count;
         conversation.pieces += 1;
-        conversation.given += 1;
-        conversation.given
     }
 
     /// The stack is rid of it. The conversation is kept for what is done next.
@@ -314,10 +308,6 @@ impl State {
             return None;
         }
         let id = *conversation.order.front()?;
-        // The conversation that may begin is not the one that this was written to.
-        if conversation.dials.iter().any(|before| id <= *before) {
-            return None;
-        }
         let parked = self.parked.get_mut(&id)?;
         if !matches!(parked.stage, Stage::Waits) {
             return None;
@@ -341,8 +331,8 @@ impl State {
             Kind::Control => (0, Next::Control(bytes)),
             Kind::Write { .. } => (length as u64, Next::Write(bytes)),
         };
-        let number = self.enter(client, count);
-        Some((Piece { client, id, count, number }, next))
+        self.enter(client, count);
+        Some((Piece { client, id, count }, next))
     }
 
     /// The stack was called with what [`State::next`] gave; it may be over by now.
@@ -356,27 +346,20 @@ impl State {
         }
     }
 
-    /// Puts a piece back that the stack refused. Not if it was given something
-    /// behind it, which would then come first: no engine refuses so late.
+    /// Puts a piece back if the stack was just called with it, and nothing has ended
+    /// what is parked since.
     pub(super) fn put_back(&mut self, piece: Piece) -> bool {
-        let Some(conversation) = self.conversations.get_mut(&piece.client) else { return false };
+        let Some(conversation) = self.conversations.get(&piece.client) else { return false };
         let Some(parked) = self.parked.get_mut(&piece.id) else { return false };
-        if conversation.given != piece.number || parked.flushed {
+        if !matches!(parked.stage, Stage::Called)
+            || conversation.order.binary_search(&piece.id).is_err()
+        {
             return false;
         }
         self.waiting += parked.inside as u64;
         parked.inside = 0;
         parked.stage = Stage::Waits;
-        if let Err(at) = conversation.order.binary_search(&piece.id) {
-            conversation.order.insert(at, piece.id);
-        }
         true
-    }
-
-    /// Of who was not waited for any more it does not matter that it was refused.
-    pub(super) fn unless_flushed(&self, piece: Piece, outcome: Outcome) -> Outcome {
-        let flushed = self.parked.get(&piece.id).is_some_and(|parked| parked.flushed);
-        if flushed && is_refusal(&outcome) { Err(interrupted()) } else { outcome }
     }
 
     /// A piece is over: so is its write if that was the last of it, or if it was
@@ -404,7 +387,6 @@ impl State {
     pub(super) fn give_up(&mut self, id: u64, over: &mut Over) -> Option<driver::RequestId> {
         let parked = self.parked.get_mut(&id)?;
         self.waiting -= parked.cut();
-        parked.flushed = true;
         match parked.stage {
             Stage::Asked(request) => return Some(request),
             // Its turn is held by who calls; it is completed by the stack.
@@ -418,34 +400,20 @@ impl State {
         None
     }
 
-    /// The stack is asked to dial. Answers with what names the dial.
-    pub(super) fn dials(&mut self, client: ClientId) -> u64 {
-        self.conversations.entry(client).or_default().dials.push(self.last);
-        self.last
-    }
-
-    /// A dial is over. If it began a conversation, the one before it has ended.
-    pub(super) fn dialled(&mut self, client: ClientId, dial: u64, begins: bool, over: &mut Over) {
-        if let Some(conversation) = self.conversations.get_mut(&client)
-            && let Some(at) = conversation.dials.iter().position(|other| *other == dial)
-        {
-            conversation.dials.swap_remove(at);
-        }
-        if begins {
-            self.end_until(dial, client, &hung_up(), over);
-        }
-    }
-
     /// A conversation is over: nothing more of it goes to the stack.
     pub(super) fn end(&mut self, client: ClientId, error: &Error, over: &mut Over) {
         self.end_until(self.last, client, error, over);
     }
 
     /// The same of what was parked up to this number.
-    fn end_until(&mut self, last: u64, client: ClientId, error: &Error, over: &mut Over) {
+    pub(super) fn end_until(
+        &mut self,
+        last: u64,
+        client: ClientId,
+        error: &Error,
+        over: &mut Over,
+    ) {
         let Some(conversation) = self.conversations.get_mut(&client) else { return };
-        // What is inside must not come back.
-        conversation.given += 1;
         let rest = conversation.order.partition_point(|id| *id <= last);
         for id in conversation.order.drain(..rest) {
             let Some(parked) = self.parked.get_mut(&id) else { continue };
@@ -482,21 +450,7 @@ impl State {
 }
 
 impl Conversation {
-    pub(super) fn is_dialing(&self) -> bool {
-        !self.dials.is_empty()
-    }
-
     fn is_over(&self) -> bool {
-        let idle = self.pieces == 0 && self.feeder == Feeder::Away;
-        idle && self.order.is_empty() && !self.is_dialing()
+        self.pieces == 0 && self.feeder == Feeder::Away && self.order.is_empty()
     }
-}
-
-fn hung_up() -> Error {
-    Error { code: ErrorCode::HungUp, message: "i/o on hungup channel".to_owned() }
-}
-
-/// Whether the stack has no room now.
-pub(super) fn is_refusal(outcome: &Outcome) -> bool {
-    outcome.as_ref().is_err_and(|error| error.code == ErrorCode::ResourceExhausted)
 }

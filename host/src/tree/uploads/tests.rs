@@ -123,11 +123,16 @@ impl Scene {
         let state = self.tree.shared.uploads.lock();
         for conversation in state.conversations.values() {
             assert!(conversation.order.iter().is_sorted());
-            let comes = conversation.feeder != Feeder::Away || conversation.is_dialing();
-            assert!(conversation.pieces > 0 || comes);
+            let somebody = conversation.pieces > 0 || conversation.feeder != Feeder::Away;
+            assert!(somebody || conversation.order.is_empty());
         }
         let waiting: usize = state.parked.values().map(Parked::unsent).sum();
         assert_eq!(state.waiting, waiting as u64);
+    }
+
+    /// Nothing of what is written waits.
+    fn is_idle(&self) -> bool {
+        self.tree.shared.uploads.lock().conversations.is_empty()
     }
 
     /// Nothing is kept of what is over.
@@ -394,25 +399,32 @@ async fn a_refused_end_of_writing_is_not_repeated_with_more() {
     scene.is_empty();
 }
 
+/// It is not for want of room here then: so does a dial fail that the far side has no
+/// room for, and the engine is not asked again.
 #[tokio::test]
-async fn a_late_refusal_puts_the_piece_back_or_ends_what_is_behind() {
-    let scene = Scene::new();
-    let large = scene.write(b'a', 1_500);
-    scene.fake.complete(Err(full()));
-    scene.becomes(&["a1000"]).await;
-    scene.taken(1_000);
-    scene.becomes(&["a500"]).await;
-    // The last of it is no more in the order by now.
-    scene.fake.complete(Err(full()));
-    scene.becomes(&["a500"]).await;
-    let behind = [scene.write(b'b', 100), scene.write(b'c', 900)];
-    assert_eq!(scene.inside(), ["a500", "b100"]);
-    scene.fake.complete(Err(full()));
-    assert_eq!(large.outcome(), Some(Ok(1_000)));
-    assert_eq!(behind[1].outcome(), Some(Err(Failure::from(full()))));
-    scene.taken(100);
-    assert_eq!(behind[0].outcome(), Some(Ok(100)));
-    scene.is_empty();
+async fn a_late_refusal_ends_what_is_behind() {
+    for parked in [false, true] {
+        let scene = Scene::new();
+        let first = scene.write(b'a', if parked { 1_500 } else { 1_000 });
+        if parked {
+            scene.taken(1_000);
+            scene.becomes(&["a500"]).await;
+        }
+        let behind = [scene.write(b'b', 400), scene.write(b'c', 900), scene.control("closewrite")];
+        scene.fake.complete(Err(full()));
+        let failure = Some(Err(Failure::from(full())));
+        assert_eq!(first.outcome(), if parked { Some(Ok(1_000)) } else { failure.clone() });
+        if parked {
+            // It was inside.
+            assert_eq!(behind[0].outcome(), None);
+            scene.fake.complete(Err(full()));
+        }
+        for write in behind {
+            assert_eq!(write.outcome(), failure);
+        }
+        tokio::time::sleep(3 * AGAIN).await;
+        scene.is_empty();
+    }
 }
 
 #[tokio::test]
@@ -562,55 +574,77 @@ async fn others_get_their_turn_while_much_is_fed() {
     scene.is_empty();
 }
 
-/// Writes, refusals and flushes come as they may: of each write that much is sent
-/// as it says, and in order.
+/// Writes, refusals, flushes and dials come as they may: of each write that much is
+/// sent as it says, in order, and in the conversation that it was made for.
 #[tokio::test]
 async fn the_stream_is_what_the_answers_say() {
-    for seed in 1..=150_u64 {
+    for seed in 1..=300_u64 {
         let mut random = seed;
         let mut below = |limit: usize| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (random >> 33) as usize % limit
         };
         let scene = Scene::new();
-        let (mut writes, mut sent) = (Vec::new(), Vec::new());
-        let mut take_one = |scene: &Scene| {
-            if let Some(Asked::Write(bytes)) = scene.fake.asked().into_iter().next() {
-                scene.taken(bytes.len() as u32);
-                sent.extend(bytes);
+        // A conversation is its number; who is sent what is known only when it is.
+        let (mut conversation, mut writes, mut sent) = (0, Vec::new(), Vec::new());
+        let mut take_one = |scene: &Scene, conversation: u32, fails: bool| {
+            let asked = scene.fake.asked().into_iter().next();
+            match asked {
+                Some(Asked::Write(bytes)) => {
+                    scene.taken(bytes.len() as u32);
+                    sent.extend(bytes.into_iter().map(|byte| (conversation, byte)));
+                }
+                // A dial. All that was to begin the conversation fails with it.
+                Some(_) if fails => {
+                    while scene.fake.outstanding() > 0 {
+                        scene.fake.complete(Err(full()));
+                    }
+                }
+                Some(_) => scene.fake.complete(Ok(Reply::Done)),
+                None => {}
             }
         };
         for _ in 0..200 {
-            match below(6) {
-                0 | 1 => {
+            match below(13) {
+                0..4 => {
                     let count = [1, 10, 400, 1_000, 2_500][below(5)];
                     let byte = writes.len() as u8;
-                    writes.push((byte, scene.write(byte, count)));
+                    writes.push((conversation, byte, scene.write(byte, count)));
                 }
-                2 => scene.fake.refuse(below(3), below(4)),
-                3 if !writes.is_empty() => {
+                4 | 5 => scene.fake.refuse(below(3), below(4)),
+                6 | 7 if !writes.is_empty() => {
                     let recent = writes.len().min(8);
-                    let (_, write) = &writes[writes.len() - 1 - below(recent)];
+                    let (_, _, write) = &writes[writes.len() - 1 - below(recent)];
                     if let Some(request) = write.request {
                         scene.tree.flush(request);
                     }
                 }
-                4 => tokio::task::yield_now().await,
-                _ => take_one(&scene),
+                8 => {
+                    let waiting = scene.fake.outstanding();
+                    let dialled = scene.control("hangup\nconnect far!80");
+                    if dialled.outcome().is_none() {
+                        // The engine would have done so within the call.
+                        let hung_up = error(ErrorCode::HungUp, "i/o on hungup channel");
+                        (0..waiting).for_each(|_| scene.fake.complete(Err(hung_up.clone())));
+                        conversation += 1;
+                    }
+                }
+                9 | 10 => tokio::task::yield_now().await,
+                _ => take_one(&scene, conversation, below(4) == 0),
             }
             scene.holds_together();
         }
         scene.fake.refuse(0, 2);
         let deadline = std::time::Instant::now() + Duration::from_secs(5);
-        while !scene.tree.shared.uploads.lock().conversations.is_empty() {
+        while scene.fake.outstanding() > 0 || !scene.is_idle() {
             assert!(std::time::Instant::now() < deadline, "seed {seed} waits for ever");
-            take_one(&scene);
+            take_one(&scene, conversation, false);
             tokio::task::yield_now().await;
         }
         let mut expected = Vec::new();
-        for (byte, write) in writes {
+        for (conversation, byte, write) in writes {
             let count = write.outcome().expect("it is over").unwrap_or(0);
-            expected.extend(std::iter::repeat_n(byte, count as usize));
+            expected.extend(std::iter::repeat_n((conversation, byte), count as usize));
         }
         assert!(sent == expected, "seed {seed}");
         scene.is_empty();
@@ -690,52 +724,86 @@ async fn an_end_of_writing_can_be_flushed_while_it_waits_and_then() {
     scene.is_empty();
 }
 
+/// A stack takes writes while a client dials, and nothing tells it which are old. How the
+/// dial ends says nothing of them: what comes after it may be what fails.
 #[tokio::test]
-async fn a_new_conversation_gets_nothing_of_the_last_one() {
-    let scene = Scene::new();
-    let (straight, parked) = (scene.write(b'a', 1_000), scene.write(b'b', 1_000));
-    // The stack takes the one just before the client hangs up and dials, and the
-    // feeder does not come to run.
-    scene.taken(1_000);
-    let dialled = scene.control("hangup\nconnect far!80");
-    scene.fake.complete(Ok(Reply::Done));
-    assert_eq!(dialled.outcome(), Some(Ok(21)));
-    assert_eq!(straight.outcome(), Some(Ok(1_000)));
-    let outcome = parked.outcome().expect("it is over");
-    assert_eq!(outcome.expect_err("its conversation is").text(), "i/o on hungup channel");
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    scene.is_empty();
-}
-
-/// A stack takes writes while a client dials, and nothing tells it which are old.
-#[tokio::test]
-async fn what_was_parked_before_a_dial_waits_until_that_is_over() {
-    let dial = "hangup\nconnect far!80";
-    for begins in [true, false] {
+async fn what_was_parked_before_a_dial_ends_when_that_is_under_way() {
+    let outcomes = [
+        Ok(Reply::Done),
+        Err(error(ErrorCode::ConnectionRefused, "Connection refused")),
+        Err(error(ErrorCode::Interrupted, "interrupted")),
+        Err(error(ErrorCode::InvalidArgument, "bad control message")),
+        Err(full()),
+    ];
+    for outcome in outcomes {
+        let dial = "hangup\nconnect far!80\nbind x";
         let scene = Scene::new();
-        let (_straight, before) = (scene.write(b'a', 1_000), scene.write(b'b', 1_000));
+        let (straight, before) = (scene.write(b'a', 1_000), scene.write(b'b', 1_000));
+        // The stack takes the one just before, and the feeder does not come to run.
         scene.taken(1_000);
-        let _dial = scene.control(dial);
-        let since = scene.write(b'c', 1_000);
+        let dialled = scene.control(dial);
+        assert_eq!(straight.outcome(), Some(Ok(1_000)));
+        let ended = before.outcome().expect("it is over");
+        assert_eq!(ended.expect_err("its conversation is").text(), "i/o on hungup channel");
+        let (since, later) = (scene.write(b'c', 1_000), scene.write(b'd', 10));
         tokio::time::sleep(Duration::from_millis(20)).await;
-        assert_eq!(scene.inside(), [dial]);
-        assert!(before.outcome().is_none() && since.outcome().is_none());
-        if begins {
-            scene.fake.complete(Ok(Reply::Done));
-            let outcome = before.outcome().expect("it is over");
-            assert_eq!(outcome.expect_err("its conversation is").text(), "i/o on hungup channel");
-        } else {
-            scene.fake.complete(Err(error(ErrorCode::IsConnected, "the client is in use")));
-            scene.becomes(&["b1000"]).await;
-            scene.taken(1_000);
-            assert_eq!(before.outcome(), Some(Ok(1_000)));
-        }
-        scene.becomes(&["c1000"]).await;
-        scene.holds_together();
+        assert_eq!(scene.inside(), [dial, "c1000"]);
+        assert!(since.outcome().is_none() && later.outcome().is_none());
+        scene.fake.complete(outcome);
+        assert!(dialled.outcome().is_some() && later.outcome().is_none());
         scene.taken(1_000);
-        assert_eq!(since.outcome(), Some(Ok(1_000)));
+        scene.becomes(&["d10"]).await;
+        scene.taken(10);
+        assert_eq!((since.outcome(), later.outcome()), (Some(Ok(1_000)), Some(Ok(10))));
         scene.is_empty();
     }
+}
+
+/// All that was to begin a conversation fails as its dial does, parked or not.
+#[tokio::test]
+async fn what_is_parked_behind_an_early_write_fails_as_the_dial_does() {
+    // Refused for want of room, refused, and (of the dial) flushed.
+    let failures = [
+        full(),
+        error(ErrorCode::ConnectionRefused, "Connection refused"),
+        error(ErrorCode::HungUp, "i/o on hungup channel"),
+    ];
+    for failure in failures {
+        let scene = Scene::new();
+        let _dialled = scene.control("connect far!80");
+        let early = [scene.write(b'a', 1_000), scene.write(b'b', 5), scene.control("closewrite")];
+        assert_eq!(scene.inside(), ["connect far!80", "a1000"]);
+        scene.fake.complete(Err(failure.clone()));
+        scene.fake.complete(Err(failure.clone()));
+        for write in early {
+            assert_eq!(write.outcome(), Some(Err(Failure::from(failure.clone()))));
+        }
+        tokio::time::sleep(3 * AGAIN).await;
+        scene.is_empty();
+    }
+}
+
+/// An end of writing that is parked may dial behind it: what was written after it is
+/// not for the conversation that it ends.
+#[tokio::test]
+async fn a_dial_that_was_parked_ends_what_was_parked_behind_it() {
+    let text = "closewrite\nhangup\nconnect far!80";
+    let scene = Scene::new();
+    let (straight, before) = (scene.write(b'a', 1_000), scene.write(b'b', 100));
+    let (dialled, behind) = (scene.control(text), scene.write(b'c', 900));
+    scene.taken(1_000);
+    scene.becomes(&["b100", text]).await;
+    let ended = behind.outcome().expect("it is over");
+    assert_eq!(ended.expect_err("nothing may be written").text(), "i/o on hungup channel");
+    scene.taken(100);
+    assert_eq!((straight.outcome(), before.outcome()), (Some(Ok(1_000)), Some(Ok(100))));
+    assert_eq!(dialled.outcome(), None);
+    let since = scene.write(b'd', 10);
+    assert_eq!(scene.inside(), [text, "d10"]);
+    scene.fake.complete(Ok(Reply::Done));
+    scene.taken(10);
+    assert_eq!((dialled.outcome(), since.outcome()), (Some(Ok(32)), Some(Ok(10))));
+    scene.is_empty();
 }
 
 #[tokio::test]
@@ -755,33 +823,26 @@ async fn what_is_written_while_a_client_dials_is_for_that_conversation() {
     scene.is_empty();
 }
 
-/// One that is refused at once because the client is in use says nothing of the other.
+/// It says that the client is in use, or too much is under way.
 #[tokio::test]
-async fn one_dial_does_not_end_what_waits_for_another() {
-    let scene = Scene::new();
-    let _first = scene.control("connect far!80");
-    let (_straight, parked) = (scene.write(b'a', 1_000), scene.write(b'b', 1_000));
-    let _second = scene.control("connect far!81");
-    scene.fake.complete_last(Err(error(ErrorCode::IsConnected, "the client is in use")));
-    scene.fake.complete(Ok(Reply::Done));
-    assert!(parked.outcome().is_none());
-    scene.taken(1_000);
-    scene.becomes(&["b1000"]).await;
-    scene.taken(1_000);
-    scene.is_empty();
-}
-
-#[tokio::test]
-async fn a_dial_that_fails_ends_nothing() {
-    let scene = Scene::new();
-    let (_straight, parked) = (scene.write(b'a', 1_000), scene.write(b'b', 1_000));
-    scene.taken(1_000);
-    scene.control("connect far!80");
-    scene.fake.complete(Err(error(ErrorCode::IsConnected, "the client is in use")));
-    scene.becomes(&["b1000"]).await;
-    scene.taken(1_000);
-    assert_eq!(parked.outcome(), Some(Ok(1_000)));
-    scene.is_empty();
+async fn a_dial_that_is_refused_at_once_ends_nothing() {
+    for dialing in [false, true] {
+        let scene = Scene::new();
+        let first = dialing.then(|| scene.control("connect far!80"));
+        let (_straight, parked) = (scene.write(b'a', 1_000), scene.write(b'b', 1_000));
+        scene.fake.refuse(0, 1);
+        let second = scene.control("connect far!81");
+        assert_eq!(second.outcome(), Some(Err(Failure::from(full()))));
+        if first.is_some() {
+            scene.fake.complete(Ok(Reply::Done));
+        }
+        assert!(parked.outcome().is_none());
+        scene.taken(1_000);
+        scene.becomes(&["b1000"]).await;
+        scene.taken(1_000);
+        assert_eq!(parked.outcome(), Some(Ok(1_000)));
+        scene.is_empty();
+    }
 }
 
 #[tokio::test]
