@@ -90,6 +90,7 @@ pub(crate) struct Early {
     pub(crate) writes: Line<Write>,
     /// Bytes in `writes`.
     pub(crate) unsent: u64,
+    pub(crate) outgoing: Outgoing,
 }
 
 /// The channel that a dial asked for.
@@ -167,8 +168,9 @@ pub(crate) struct Conversation {
 }
 
 /// The direction away from here.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) enum Outgoing {
+    #[default]
     Open,
     /// EOF is to be sent after the writes that wait.
     Ending(Control),
@@ -302,6 +304,15 @@ impl Inbox {
     }
 }
 
+impl Outgoing {
+    /// EOF is not to be sent if this request asked for it.
+    pub(crate) fn give_up(&mut self, request: RequestId) {
+        if matches!(self, Self::Ending(control) if control.request == request) {
+            *self = Self::Open;
+        }
+    }
+}
+
 impl Conversation {
     /// A new one over this channel.
     pub(crate) fn new(
@@ -321,7 +332,7 @@ impl Conversation {
             send,
             writes: early.writes,
             unsent: early.unsent,
-            outgoing: Outgoing::Open,
+            outgoing: early.outgoing,
             probes: 0,
             awaits_arrival: None,
             received: 0,
@@ -451,7 +462,9 @@ impl Client {
             State::Closed | State::Teardown(_) => {}
             State::Dialing(Dial { early, .. }) => {
                 info.unsent = early.unsent;
-                info.requests = 1 + (early.inbox.reads.len() + early.writes.len()) as u32;
+                info.requests = 1
+                    + (early.inbox.reads.len() + early.writes.len()) as u32
+                    + u32::from(matches!(early.outgoing, Outgoing::Ending(_)));
             }
             State::Announcing(_) => info.requests = 1,
             State::Listen(listener) => {

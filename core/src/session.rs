@@ -475,7 +475,7 @@ impl Session {
         };
         self.out.complete(control.request, Err(error));
         self.end_waits(early.inbox.reads, &missed);
-        self.end_writing(early.writes, Outgoing::Open, &missed);
+        self.end_writing(early.writes, early.outgoing, &missed);
     }
 
     /// Lets go of a window whose bytes nobody will read.

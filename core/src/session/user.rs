@@ -308,20 +308,19 @@ impl Session {
 
     fn close_write(&mut self, id: ClientId, control: Control) -> Result<(), (Control, Error)> {
         let Ok(client) = self.clients.get_mut(id) else { return Ok(()) };
-        let error = match &mut client.state {
-            State::Established(c) => match c.outgoing {
-                Outgoing::Open => {
-                    self.out.requests.insert(control.request, (id, 0));
-                    c.outgoing = Outgoing::Ending(control);
-                    self.give_turn(id);
-                    return Ok(());
-                }
-                Outgoing::Ending(_) | Outgoing::Ended => Error::hung_up(),
-            },
-            State::Finished(remains) => remains.error.clone(),
-            _ => Error::not_connected(),
+        let outgoing = match &mut client.state {
+            State::Established(c) => &mut c.outgoing,
+            State::Dialing(dial) => &mut dial.early.outgoing,
+            State::Finished(remains) => return Err((control, remains.error.clone())),
+            _ => return Err((control, Error::not_connected())),
         };
-        Err((control, error))
+        if !matches!(outgoing, Outgoing::Open) {
+            return Err((control, Error::hung_up()));
+        }
+        self.out.requests.insert(control.request, (id, 0));
+        *outgoing = Outgoing::Ending(control);
+        self.give_turn(id);
+        Ok(())
     }
 
     /// Reads up to `count` bytes.
@@ -374,15 +373,18 @@ impl Session {
 
     fn try_write(&mut self, request: RequestId, id: ClientId, bytes: Vec<u8>) -> Result<(), Error> {
         let client = self.clients.get_mut(id)?;
-        let (writes, unsent) = match &mut client.state {
-            State::Established(c) if matches!(c.outgoing, Outgoing::Open) => {
-                (&mut c.writes, &mut c.unsent)
+        let (outgoing, writes, unsent) = match &mut client.state {
+            State::Established(c) => (&c.outgoing, &mut c.writes, &mut c.unsent),
+            State::Dialing(Dial { early, .. }) => {
+                (&early.outgoing, &mut early.writes, &mut early.unsent)
             }
-            State::Dialing(dial) => (&mut dial.early.writes, &mut dial.early.unsent),
             State::Finished(remains) => return Err(remains.error.clone()),
-            State::Established(_) | State::Teardown(_) => return Err(Error::hung_up()),
+            State::Teardown(_) => return Err(Error::hung_up()),
             _ => return Err(Error::not_connected()),
         };
+        if !matches!(outgoing, Outgoing::Open) {
+            return Err(Error::hung_up());
+        }
         if bytes.is_empty() {
             self.out.complete(request, Ok(Reply::Count(0)));
             return Ok(());
@@ -492,9 +494,10 @@ impl Session {
         let mut outcome = Err(Error::interrupted());
         let mut gone = None;
         match &mut client.state {
-            State::Dialing(Dial { early, .. }) if place > 0 => {
+            State::Dialing(Dial { control, early, .. }) if control.request != request => {
                 early.inbox.reads.take(place);
                 gone = early.writes.take(place).map(|write| (write, &mut early.unsent));
+                early.outgoing.give_up(request);
             }
             State::Dialing(_) | State::Announcing(_) => {
                 self.give_up(id, Error::interrupted());
@@ -506,9 +509,7 @@ impl Session {
             State::Established(c) => {
                 c.inbox.reads.take(place);
                 gone = c.writes.take(place).map(|write| (write, &mut c.unsent));
-                if matches!(&c.outgoing, Outgoing::Ending(control) if control.request == request) {
-                    c.outgoing = Outgoing::Open;
-                }
+                c.outgoing.give_up(request);
             }
             State::Closed | State::Teardown(_) | State::Finished(_) => {}
         }

@@ -413,7 +413,7 @@ impl World {
         // What makes sense in this state.
         let fitting: &[usize] = match state {
             Some(ClientState::Closed) => &[1, 2, 3, 11],
-            Some(ClientState::Dialing) if self.rng.one_in(4) => &[4, 5, 6, 8, 10, 11],
+            Some(ClientState::Dialing) if self.rng.one_in(4) => &[4, 5, 6, 8, 9, 10, 11],
             Some(ClientState::Dialing) => &[],
             Some(ClientState::Listen) => &[7, 8, 10, 11],
             Some(ClientState::Established) => &[4, 5, 6, 8, 9, 10, 11],

@@ -207,6 +207,74 @@ fn lines_behind_connect_find_the_early_writes_made() {
     assert_eq!(s.statistics().queued, 0);
 }
 
+/// So does an end of writing: behind it nothing can be written, and it comes last.
+#[test]
+fn an_early_end_of_writing_comes_after_the_early_writes() {
+    let mut s = Bench::new();
+    let (id, ours) = dialing(&mut s);
+    exactly(&s.control(5, id, "closewrite"), []);
+    assert_eq!(s.info(id).requests, 5);
+    exactly(&s.write(6, id, b"f"), [failed(6, ErrorCode::HungUp, HUNG_UP)]);
+    exactly(&s.write(7, id, b""), [failed(7, ErrorCode::HungUp, HUNG_UP)]);
+    exactly(&s.control(8, id, "closewrite"), [failed(8, ErrorCode::HungUp, HUNG_UP)]);
+    let bytes = |data| send(Message::Data { recipient: THEIRS, data });
+    exactly(&s.hear(confirmation(ours, 4)), [done(1), bytes(b"abcd"), count(3, 3)]);
+    let adjust = Message::WindowAdjust { recipient: ours, bytes: 1 };
+    let eof = send(Message::Eof { recipient: THEIRS });
+    exactly(&s.hear(adjust), [bytes(b"e"), count(4, 2), eof, done(5)]);
+    exactly(&s.hear(Message::Data { recipient: ours, data: b"xy" }), [data(2, "xy")]);
+}
+
+/// Its other lines come after it, or never.
+#[test]
+fn lines_behind_an_early_end_of_writing_wait_with_it() {
+    let mut s = Bench::new();
+    let id = s.client();
+    let ours = s.connect(1, id);
+    exactly(&s.control(2, id, "closewrite\nhangup"), []);
+    let eof = send(Message::Eof { recipient: THEIRS });
+    let close = send(Message::Close { recipient: THEIRS });
+    exactly(&s.hear(confirmation(ours, 100)), [done(1), eof, close, done(2)]);
+    assert_eq!(s.state(id), ClientState::Teardown);
+}
+
+#[test]
+fn an_early_end_of_writing_ends_as_its_dial_does() {
+    let mut s = Bench::new();
+    for flushed in [false, true] {
+        let (id, ours) = dialing(&mut s);
+        s.control(5, id, "closewrite");
+        if flushed {
+            // It alone is given up: the dial goes on, and may be written to.
+            exactly(&s.flush(5), [failed(5, ErrorCode::Interrupted, "interrupted")]);
+            exactly(&s.write(6, id, b"f"), []);
+            assert_eq!((s.state(id), s.info(id).requests), (ClientState::Dialing, 5));
+            let bytes = send(Message::Data { recipient: THEIRS, data: b"abcdef" });
+            let written = [count(3, 3), count(4, 2), count(6, 1)];
+            let effects = s.hear(confirmation(ours, 100));
+            exactly(&effects[..2], [done(1), bytes]);
+            exactly(&effects[2..], written);
+        } else {
+            let [dial, read, first, second] = missed(ErrorCode::HungUp, HUNG_UP);
+            let end = failed(5, ErrorCode::HungUp, HUNG_UP);
+            exactly(&s.control(6, id, "hangup"), [dial, read, first, second, end, done(6)]);
+            is_over(&mut s, id);
+        }
+    }
+}
+
+/// A dial that ends writing itself finds that asked for already.
+#[test]
+fn a_dial_that_ends_writing_comes_second_to_an_early_end() {
+    let mut s = Bench::new();
+    let id = s.client();
+    s.control(1, id, "connect example.net!7\nclosewrite");
+    s.control(2, id, "closewrite");
+    let eof = send(Message::Eof { recipient: THEIRS });
+    let late = failed(1, ErrorCode::HungUp, HUNG_UP);
+    exactly(&s.hear(confirmation(0, 100)), [late, eof, done(2)]);
+}
+
 /// They count against the limits that all have.
 #[test]
 fn early_writes_have_the_limit_of_all_writes() {

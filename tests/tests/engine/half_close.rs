@@ -78,11 +78,10 @@ fn closewrite_without_a_conversation_is_refused() {
     let code = |effects: &[Effect]| error(effects).code;
     let id = s.client();
     assert_eq!(code(&s.control(1, id, "closewrite")), ErrorCode::NotConnected);
-    s.connect(2, id);
-    assert_eq!(code(&s.control(3, id, "closewrite")), ErrorCode::NotConnected);
-    s.flush(2);
     let listener = s.announce("*!1");
-    assert_eq!(code(&s.control(4, listener, "closewrite")), ErrorCode::NotConnected);
+    assert_eq!(code(&s.control(2, listener, "closewrite")), ErrorCode::NotConnected);
+    s.control(3, id, "announce 7");
+    assert_eq!(code(&s.control(4, id, "closewrite")), ErrorCode::NotConnected);
     let line = s.dial();
     s.hear(Message::Close { recipient: line.ours });
     assert_eq!(code(&s.control(5, line.id, "closewrite")), ErrorCode::ConnectionReset);

@@ -294,7 +294,7 @@ impl Session {
     /// The conversation whose way out may be ended.
     pub(super) fn may_end(&mut self, id: ClientId) -> Result<&mut Talk, Error> {
         match &mut self.client(id)?.state {
-            State::Established(talk) => talk.may_write(),
+            State::Established(talk) | State::Dialing { early: talk, .. } => talk.may_write(),
             State::Finished(_, why) => Err(why.clone()),
             _ => Err(error(ErrorCode::NotConnected, "not connected")),
         }
@@ -367,8 +367,7 @@ impl Session {
         let full = queued > self.limits.queued;
         let talk = match self.client(id).map(|client| &mut client.state) {
             Ok(State::Teardown(_)) => Err(hung_up()),
-            Ok(State::Dialing { early, .. }) => Ok(early),
-            Ok(State::Established(talk)) => talk.may_write(),
+            Ok(State::Established(talk) | State::Dialing { early: talk, .. }) => talk.may_write(),
             Ok(State::Finished(_, why)) => Err(why.clone()),
             Ok(_) => Err(error(ErrorCode::NotConnected, "not connected")),
             Err(why) => Err(why),
@@ -466,6 +465,7 @@ impl Session {
             Ok(State::Dialing { control, early, .. }) if control.request != request => {
                 early.reads.retain(|(r, _)| *r != request);
                 early.writes.retain(|(r, ..)| *r != request);
+                early.closing.take_if(|control| control.request == request);
             }
             Ok(State::Dialing { .. } | State::Announcing { .. }) => return self.hang_up(id, &why),
             Ok(State::Listen(listener)) => listener.listens.retain(|r| *r != request),

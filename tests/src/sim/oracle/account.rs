@@ -229,8 +229,8 @@ pub(super) struct Event {
     /// The peer broke a rule that the session has to fail for.
     pub(super) fault: Option<&'static str>,
     pub(super) failed: bool,
-    /// The client whose dial was refused.
-    pub(super) refused: Option<ClientId>,
+    /// The client whose dial was refused, and for which reason.
+    pub(super) refused: Option<(ClientId, u32)>,
     pub(super) timed_out: bool,
     /// A message came in.
     pub(super) heard: bool,

@@ -1,5 +1,6 @@
 //! What has to hold at the end of a request, and at the end of an event.
 
+use sshnet_core::message::reason;
 use sshnet_core::{
     ClientId, ClientInfo, ClientState, Error, ErrorCode, Outcome, Reply, Statistics,
 };
@@ -76,8 +77,9 @@ impl Model {
     fn may_fail(&self, request: u64, made: Request, error: &Error, seen: &Seen<'_>) -> Verdict {
         let known = made.client.is_none_or(|id| self.known(id).is_some());
         // What waits for a conversation ends as its dial does.
-        let refused = made.client.is_some() && made.client == self.event.refused;
+        let refused = self.event.refused.filter(|(id, _)| made.client == Some(*id));
         let fits = match error.code {
+            code if let Some((_, why)) = refused => code == refusal(why),
             ErrorCode::Interrupted => self.event.flushed == Some(request),
             ErrorCode::Canceled => self.ended,
             ErrorCode::NoEntry => !known,
@@ -86,10 +88,8 @@ impl Model {
                 Kind::Clone | Kind::Listen => {
                     self.crowded(0) || self.requests.len() >= self.limits.requests as usize
                 }
-                Kind::Read { .. } => {
-                    refused || self.requests.len() >= self.limits.requests as usize
-                }
-                // Judged where it was made; or refused by the far side.
+                Kind::Read { .. } => self.requests.len() >= self.limits.requests as usize,
+                // Judged where it was made.
                 Kind::Write { .. } | Kind::Control { .. } => true,
             },
             ErrorCode::NetworkDown => match made.client.and_then(|id| self.known(id)) {
@@ -103,7 +103,7 @@ impl Model {
                 matches!(made.kind, Kind::Control { .. })
             }
             ErrorCode::ConnectionRefused | ErrorCode::AccessDenied | ErrorCode::NotSupported => {
-                refused
+                false
             }
             ErrorCode::AddressInUse => {
                 matches!(made.kind, Kind::Control { .. } | Kind::Listen)
@@ -111,7 +111,12 @@ impl Model {
             ErrorCode::InvalidArgument => {
                 matches!(made.kind, Kind::Control { .. } | Kind::Listen)
             }
-            ErrorCode::NotConnected | ErrorCode::HungUp | ErrorCode::ConnectionReset => true,
+            // Who waited has waited for something.
+            ErrorCode::NotConnected => match seen.call {
+                Call::Read(made, ..) | Call::Write(made, ..) => *made == request,
+                _ => matches!(made.kind, Kind::Control { .. }),
+            },
+            ErrorCode::HungUp | ErrorCode::ConnectionReset => true,
             ErrorCode::Other => true,
         };
         let at = seen.call;
@@ -450,7 +455,11 @@ impl Model {
         let state = made.client.and_then(|id| self.known(id)).map(|client| &client.state);
         let full = self.pipe.as_ref().is_some_and(|p| p.in_pipe >= u64::from(self.limits.room));
         let right = match (made.kind, state) {
-            (Kind::Control { .. }, Some(State::Dialing(..) | State::Announcing { .. })) => true,
+            (Kind::Control { .. }, Some(State::Announcing { .. })) => true,
+            // The dial, and what ends the writing behind it.
+            (Kind::Control { .. }, Some(State::Dialing(..))) => {
+                made.client.is_some_and(|id| self.controls(id).count() <= 2)
+            }
             (Kind::Control { .. }, Some(State::Established(c))) => {
                 !c.eof_sent && (full || !c.writes.is_empty())
             }
@@ -575,5 +584,16 @@ impl Model {
             }
             (None, _) => Ok(()),
         }
+    }
+}
+
+/// How a dial fails that the far side refuses for this reason (RFC 4254 section 5.1).
+fn refusal(why: u32) -> ErrorCode {
+    match why {
+        reason::PROHIBITED => ErrorCode::AccessDenied,
+        reason::CONNECT_FAILED => ErrorCode::ConnectionRefused,
+        reason::UNKNOWN_TYPE => ErrorCode::NotSupported,
+        reason::RESOURCE_SHORTAGE => ErrorCode::ResourceExhausted,
+        _ => ErrorCode::Other,
     }
 }

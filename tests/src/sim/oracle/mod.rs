@@ -315,7 +315,10 @@ impl Model {
                     && let Some(id) = made.client
                 {
                     let state = self.known(id).map(|client| &client.state);
-                    if matches!(state, Some(State::Dialing(..) | State::Announcing { .. })) {
+                    // It may be an end of writing, which waits for a dial as well.
+                    if matches!(state, Some(State::Dialing(..) | State::Announcing { .. }))
+                        && self.controls(id).next() == Some(*request)
+                    {
                         self.hang_up(id);
                     }
                 }
@@ -369,21 +372,28 @@ impl Model {
         }
     }
 
+    /// Control messages of this client that wait, as they were made.
+    fn controls(&self, id: ClientId) -> impl Iterator<Item = u64> {
+        let waiting = self.requests.iter();
+        waiting
+            .filter(move |(_, made)| {
+                made.client == Some(id) && matches!(made.kind, Kind::Control { .. })
+            })
+            .map(|(request, _)| *request)
+    }
+
     fn write(&mut self, request: u64, id: ClientId, bytes: &[u8], seen: &Seen<'_>) -> Verdict {
         if !self.admit(request, Some(id), Kind::Write { empty: bytes.is_empty() }) || self.blind {
             return Ok(());
         }
         let queued = self.queued();
-        let ending = self
-            .requests
-            .values()
-            .any(|made| made.client == Some(id) && matches!(made.kind, Kind::Control { .. }));
+        let controls = self.controls(id).count();
         let limit = self.limits.queued;
         let state = self.client(id).map(|client| &mut client.state);
         let (c, ending) = match state {
-            // What is asked of `ctl` is the dial, or fails.
-            Some(State::Dialing(_, c)) => (c, false),
-            Some(State::Established(c)) => (c, ending),
+            // Of what waits one is the dial.
+            Some(State::Dialing(_, c)) => (c, controls > 1),
+            Some(State::Established(c)) => (c, controls > 0),
             _ => {
                 self.event.must_complete.push(request);
                 return Ok(());

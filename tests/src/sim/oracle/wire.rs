@@ -38,7 +38,7 @@ impl Model {
             Message::OpenConfirmation { recipient, sender, window, packet, .. } => {
                 self.confirmed(recipient, sender, window, packet)
             }
-            Message::OpenFailure { recipient, .. } => {
+            Message::OpenFailure { recipient, reason, .. } => {
                 let Some(channel) = self.channel(recipient) else {
                     return self.fault("a refusal for no channel");
                 };
@@ -50,7 +50,7 @@ impl Model {
                 if let Some(id) = owner {
                     self.enter(id, State::Closed);
                 }
-                self.event.refused = owner;
+                self.event.refused = owner.map(|id| (id, reason));
                 Ok(())
             }
             Message::WindowAdjust { recipient, bytes } => {
