@@ -75,6 +75,7 @@ pub mod ninep;
 pub mod notice;
 pub mod peer;
 pub mod pipe;
+mod piped;
 pub mod reconnect;
 pub mod record;
 pub mod rights;

@@ -5,6 +5,7 @@
 //! does not count. How many there are, and how long, is [`Share`]'s.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::io;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tokio::sync::watch;
 
 use super::share::{CHUNK, Share};
 use crate::args::address::Target;
-use crate::ninep::client::{Client, ClientError, File, Read, Write};
+use crate::ninep::client::{Client, ClientError, File, Payload, Read, Write};
 use crate::tree::Access;
 
 /// A client whose `ctl` is open.
@@ -190,10 +191,10 @@ impl<'a> Outgoing<'a> {
     }
 
     /// Makes one or more writes of these bytes.
-    pub fn push(&mut self, mut bytes: Bytes) {
+    pub fn push(&mut self, mut bytes: Payload) {
         let most = usize::try_from(self.data.iounit()).unwrap_or(usize::MAX).clamp(1, CHUNK);
-        while !bytes.is_empty() {
-            let part = bytes.split_to(most.min(bytes.len()));
+        while bytes.len() > 0 {
+            let part = bytes.split_to(most);
             self.writes.push_back((part.len(), self.data.write_bytes(part)));
         }
     }
@@ -264,26 +265,20 @@ where
 ///
 /// With `idle` it also ends when nothing has come for so long. Changing that takes
 /// effect at once.
-pub async fn send<R>(
+pub async fn send(
     data: &File,
     share: &Share,
-    mut from: R,
+    mut from: impl Source,
     mut idle: watch::Receiver<Option<Duration>>,
-) -> Result<(), CopyError>
-where
-    R: AsyncRead + Unpin,
-{
+) -> Result<(), CopyError> {
     let mut outgoing = Outgoing::new(data, share);
-    let mut buffer = BytesMut::new();
     loop {
         let patience = *idle.borrow_and_update();
         let room = outgoing.room();
-        buffer.reserve(room);
-        let mut part = (&mut buffer).limit(room);
         tokio::select! {
-            read = from.read_buf(&mut part), if room > 0 => match read {
-                Ok(0) => break,
-                Ok(_) => outgoing.push(buffer.split().freeze()),
+            taken = from.take(room), if room > 0 => match taken {
+                Ok(bytes) if bytes.len() == 0 => break,
+                Ok(bytes) => outgoing.push(bytes),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Somebody else has made our stdin so.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -298,6 +293,35 @@ where
         }
     }
     Ok(outgoing.finish().await?)
+}
+
+/// What is copied from.
+pub trait Source {
+    /// Takes what is there, up to so many bytes; none at the end. Cancel-safe.
+    fn take(&mut self, room: usize) -> impl Future<Output = io::Result<Payload>> + Send;
+}
+
+/// What is read.
+#[derive(Debug)]
+pub struct Reader<R> {
+    from: R,
+    buffer: BytesMut,
+}
+
+impl<R> Reader<R> {
+    /// Reads from this.
+    pub fn new(from: R) -> Self {
+        Self { from, buffer: BytesMut::new() }
+    }
+}
+
+impl<R: AsyncRead + Unpin + Send> Source for Reader<R> {
+    async fn take(&mut self, room: usize) -> io::Result<Payload> {
+        self.buffer.reserve(room);
+        let mut part = (&mut self.buffer).limit(room);
+        self.from.read_buf(&mut part).await?;
+        Ok(self.buffer.split().freeze().into())
+    }
 }
 
 /// Copies what comes from a conversation, to its end.
@@ -321,17 +345,14 @@ where
 ///
 /// That the conversation is over is no error here, and nor is it that it takes no
 /// more then: its own direction shows why, to who copies that and has `failed`.
-pub async fn send_all<R>(
+pub async fn send_all(
     conversation: &Conversation,
     data: &File,
     share: &Share,
-    from: R,
+    from: impl Source,
     idle: watch::Receiver<Option<Duration>>,
     failed: &Failed,
-) -> Result<(), CopyError>
-where
-    R: AsyncRead + Unpin,
-{
+) -> Result<(), CopyError> {
     let sent = match send(data, share, from, idle).await {
         Ok(()) => conversation.close_write().await,
         Err(CopyError::Far(error)) => Err(error),
@@ -360,12 +381,12 @@ pub async fn join<R, W>(
     to: W,
 ) -> Result<(), CopyError>
 where
-    R: AsyncRead + Unpin,
+    R: AsyncRead + Unpin + Send,
     W: AsyncWrite + Unpin,
 {
     let (_patience, idle) = watch::channel(None);
     let failed = Failed::new(None);
-    let outgoing = send_all(conversation, data, share, from, idle, &failed);
+    let outgoing = send_all(conversation, data, share, Reader::new(from), idle, &failed);
     let incoming = receive_all(conversation, data, share, to, &failed);
     tokio::pin!(outgoing, incoming);
     tokio::select! {
@@ -399,7 +420,7 @@ mod tests {
     use crate::tree::fake::{Asked, Fake, error};
 
     async fn conversation(fake: &Fake) -> (Conversation, File) {
-        let (near, far) = tokio::io::duplex(64 << 10);
+        let (near, far) = tokio::net::UnixStream::pair().unwrap();
         let tree = fake.tree();
         tokio::spawn(async move { serve(far, tree, &Options::default()).await });
         let client = Client::new(near, 8192).await.unwrap();
@@ -425,7 +446,7 @@ mod tests {
         let failed = Failed::new(None);
         // This stack says of its clients that they are closed.
         let (sent, ()) = tokio::join!(
-            send_all(&conversation, &data, &share, &b"hello"[..], idle, &failed),
+            send_all(&conversation, &data, &share, Reader::new(&b"hello"[..]), idle, &failed),
             fails(&fake, Asked::Write(b"hello".to_vec()), ErrorCode::NotConnected, "not connected"),
         );
         assert!(sent.is_ok(), "{sent:?}");

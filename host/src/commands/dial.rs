@@ -26,7 +26,7 @@ pub async fn run(service: Option<OsString>, target: Target) -> Result<(), Comman
     let failed = Failed::new(None);
     let broke = |error| CommandError::Refused(format!("the connection to {target} broke"), error);
     let outgoing = async {
-        let stdin = stdio::input();
+        let stdin = stdio::sent();
         match send_all(&conversation, &data, &share, stdin, idle, &failed).await {
             Ok(()) => Ok(()),
             Err(CopyError::Near(error)) => {

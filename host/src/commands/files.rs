@@ -80,7 +80,7 @@ async fn copy(used: &Used, file: &File) -> Result<(), CommandError> {
         return write_lines(file, &used.path, stdio::input()).await;
     }
     let (_patience, idle) = watch::channel(None);
-    match send(file, &Shares::default().join(), stdio::input(), idle).await {
+    match send(file, &Shares::default().join(), stdio::sent(), idle).await {
         Ok(()) => Ok(()),
         Err(CopyError::Far(error) | CopyError::Refused(error)) => {
             Err(used.cannot("write to", error).await)
@@ -218,7 +218,7 @@ mod tests {
     use crate::tree::fake::{Asked, Fake, error};
 
     async fn client(fake: &Fake) -> Client {
-        let (near, far) = tokio::io::duplex(64 << 10);
+        let (near, far) = tokio::net::UnixStream::pair().unwrap();
         let tree = fake.tree();
         tokio::spawn(async move { serve(far, tree, &Options::default()).await });
         Client::new(near, 8192).await.unwrap()

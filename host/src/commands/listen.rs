@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::conversation::{Conversation, CopyError, Failed, Incoming, send_all};
+use super::conversation::{Conversation, CopyError, Failed, Incoming, Reader, send_all};
 use super::share::{Share, Shares};
 use super::{CommandError, Trying, connect};
 use crate::args::address::Announced;
@@ -168,7 +168,9 @@ impl Call {
         };
         let failed = Failed::new(None);
         let outgoing = async {
-            let sent = send_all(&conversation, &data, &self.share, stdout, idle, &failed).await;
+            let sent =
+                send_all(&conversation, &data, &self.share, Reader::new(stdout), idle, &failed)
+                    .await;
             sent.or_else(|error| broken(error, "send to"))
         };
         let running = async {

@@ -19,8 +19,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
@@ -30,6 +31,7 @@ use super::codec::{
 };
 use super::{MSIZE_MAX, MSIZE_MIN};
 use crate::gather;
+use crate::piped::Piped;
 use crate::tree::Access;
 
 /// Why a request came to nothing.
@@ -73,9 +75,42 @@ struct State {
     free_fids: Vec<u32>,
     next_fid: u32,
     /// Frames; what a Twrite carries is behind its header.
-    outbox: VecDeque<(Vec<u8>, Bytes)>,
+    outbox: VecDeque<(Vec<u8>, Payload)>,
     /// Why there will be no answers any more.
     ended: Option<String>,
+}
+
+/// What a write carries.
+#[derive(Debug)]
+pub enum Payload {
+    /// Bytes in memory.
+    Bytes(Bytes),
+    /// Bytes in a pipe.
+    Piped(Piped),
+}
+
+impl From<Bytes> for Payload {
+    fn from(bytes: Bytes) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+impl Payload {
+    /// How many they are.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Piped(piped) => piped.len(),
+        }
+    }
+
+    /// The first so many of them, at most; what stays are the others.
+    pub(crate) fn split_to(&mut self, count: usize) -> Self {
+        match self {
+            Self::Bytes(bytes) => Self::Bytes(bytes.split_to(count.min(bytes.len()))),
+            Self::Piped(piped) => Self::Piped(piped.split_to(count)),
+        }
+    }
 }
 
 /// Who waits for an answer.
@@ -104,10 +139,7 @@ impl Client {
     }
 
     /// Speaks to a server on this stream, in messages of at most `msize` bytes.
-    pub async fn new<S>(stream: S, msize: u32) -> Result<Self, ClientError>
-    where
-        S: AsyncRead + AsyncWrite + Send + 'static,
-    {
+    pub async fn new(stream: UnixStream, msize: u32) -> Result<Self, ClientError> {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 waiting: HashMap::new(),
@@ -120,7 +152,7 @@ impl Client {
             filled: Notify::new(),
             ended: Notify::new(),
         });
-        let (reader, writer) = tokio::io::split(stream);
+        let (reader, writer) = stream.into_split();
         let mut tasks = JoinSet::new();
         tasks.spawn(receive(reader, Arc::clone(&shared), msize));
         tasks.spawn(send(writer, Arc::clone(&shared)));
@@ -315,9 +347,9 @@ impl File {
         self.write_bytes(Bytes::copy_from_slice(bytes.get(..most).unwrap_or(bytes)))
     }
 
-    /// The same, of bytes that need not be copied.
-    pub fn write_bytes(&self, mut data: Bytes) -> Write {
-        data.truncate(usize::try_from(self.iounit).unwrap_or(usize::MAX));
+    /// The same, of bytes that need not be copied, and must not be more.
+    pub fn write_bytes(&self, data: impl Into<Payload>) -> Write {
+        let data = data.into();
         let (fid, offset) = (self.fid.number, self.offset.load(Ordering::Relaxed));
         let count = u32::try_from(data.len()).unwrap_or(u32::MAX);
         let write = (fid, offset, data);
@@ -533,12 +565,13 @@ impl Shared {
 impl State {
     fn send(&mut self, request: &Request<'_>, waiting: Waiting) -> Result<u16, ClientError> {
         let tag = if matches!(request, Request::Version { .. }) { NOTAG } else { self.free_tag()? };
-        self.post(tag, (request.encode(tag, Dialect::Plan9), Bytes::new()), waiting)
+        let frame = request.encode(tag, Dialect::Plan9);
+        self.post(tag, (frame, Payload::Bytes(Bytes::new())), waiting)
     }
 
     fn send_write(
         &mut self,
-        (fid, offset, data): (u32, u64, Bytes),
+        (fid, offset, data): (u32, u64, Payload),
         waiting: Waiting,
     ) -> Result<u16, ClientError> {
         let tag = self.free_tag()?;
@@ -548,7 +581,7 @@ impl State {
     fn post(
         &mut self,
         tag: u16,
-        frame: (Vec<u8>, Bytes),
+        frame: (Vec<u8>, Payload),
         waiting: Waiting,
     ) -> Result<u16, ClientError> {
         if let Some(reason) = &self.ended {
@@ -592,9 +625,9 @@ impl State {
 }
 
 /// Sends requests, as many at a time as there are.
-async fn send<W: AsyncWrite + Unpin>(mut writer: W, shared: Arc<Shared>) {
+async fn send(mut writer: OwnedWriteHalf, shared: Arc<Shared>) {
     loop {
-        let frames: Vec<(Vec<u8>, Bytes)> = {
+        let frames: Vec<(Vec<u8>, Payload)> = {
             let mut state = shared.lock();
             if state.ended.is_some() {
                 return;
@@ -605,21 +638,35 @@ async fn send<W: AsyncWrite + Unpin>(mut writer: W, shared: Arc<Shared>) {
             shared.filled.notified().await;
             continue;
         }
-        let mut pieces: Vec<IoSlice<'_>> = Vec::with_capacity(frames.len() * 2);
-        for (head, data) in &frames {
-            pieces.push(IoSlice::new(head));
-            if !data.is_empty() {
-                pieces.push(IoSlice::new(data));
-            }
-        }
-        let sent = async {
-            gather::write_all(&mut writer, &mut pieces).await?;
-            writer.flush().await
-        };
-        if let Err(error) = sent.await {
+        if let Err(error) = send_frames(&mut writer, frames).await {
             return shared.end(&error.to_string());
         }
     }
+}
+
+async fn send_frames(
+    writer: &mut OwnedWriteHalf,
+    frames: Vec<(Vec<u8>, Payload)>,
+) -> io::Result<()> {
+    let mut pieces: Vec<Bytes> = Vec::with_capacity(frames.len() * 2);
+    for (head, data) in frames {
+        pieces.push(head.into());
+        match data {
+            Payload::Bytes(data) if data.is_empty() => {}
+            Payload::Bytes(data) => pieces.push(data),
+            Payload::Piped(data) => {
+                send_pieces(writer, &pieces).await?;
+                pieces.clear();
+                data.send(writer.as_ref()).await?;
+            }
+        }
+    }
+    send_pieces(writer, &pieces).await
+}
+
+async fn send_pieces(writer: &mut OwnedWriteHalf, pieces: &[Bytes]) -> io::Result<()> {
+    let mut slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+    gather::write_all(writer, &mut slices).await
 }
 
 async fn receive<R: AsyncRead + Unpin>(reader: R, shared: Arc<Shared>, msize: u32) {

@@ -49,7 +49,7 @@ pub(super) async fn exchange(data: &File) -> Result<String, CommandError> {
             }
             let part = pattern.at(sent, (AMOUNT - sent).min(CHUNK));
             sent += part.len();
-            outgoing.push(part);
+            outgoing.push(part.into());
         }
         outgoing.finish().await.trying(failed)
     };

@@ -1,5 +1,6 @@
 //! The client, against the server.
 
+use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::super::listener::Door;
@@ -12,7 +13,7 @@ use crate::tree::fake::Asked;
 use crate::users::Users;
 
 async fn client(fake: &Fake, msize: u32) -> Client {
-    let (near, far) = tokio::io::duplex(64 << 10);
+    let (near, far) = UnixStream::pair().expect("a pair of sockets");
     let tree = fake.tree();
     tokio::spawn(async move { serve(far, tree, &Options::default()).await });
     timeout(PATIENCE, Client::new(near, msize)).await.expect("in time").expect("a server")
@@ -102,7 +103,7 @@ async fn a_dropped_future_flushes_and_a_dropped_file_is_clunked() {
 #[tokio::test]
 async fn when_the_connection_ends_everybody_hears_of_it() {
     let fake = Fake::default();
-    let (near, far) = tokio::io::duplex(64 << 10);
+    let (near, far) = UnixStream::pair().expect("a pair of sockets");
     let tree = fake.tree();
     let server = tokio::spawn(async move { serve(far, tree, &Options::default()).await });
     let client = Client::new(near, 8192).await.expect("a server");
@@ -191,8 +192,10 @@ async fn a_tcp_port_is_served_to_those_who_may() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let server = tokio::spawn(listen_tcp(listener, anybody, fake.tree(), Options::default()));
-        let stream = TcpStream::connect(address).await.expect("a server");
-        let client = Client::new(stream, 8192).await.expect("it speaks to us");
+        let mut stream = TcpStream::connect(address).await.expect("a server");
+        let (near, mut far) = UnixStream::pair().expect("a pair of sockets");
+        tokio::spawn(async move { copy_bidirectional(&mut stream, &mut far).await });
+        let client = Client::new(near, 8192).await.expect("it speaks to us");
         let _ctl = client.open("tcp/clone", Access::ReadWrite).await.expect("a client");
         server.abort();
         until("all is closed", || fake.references().is_empty()).await;
