@@ -32,7 +32,9 @@ pub struct Capacity {
 ///
 /// The driver's rules are the trait's: a [`Done`] runs exactly once, perhaps
 /// before the call that made the request returns, and must not call the stack;
-/// no lock that a `Done` takes may be held over a call.
+/// no lock that a `Done` takes may be held over a call. What is refused for want of
+/// room here is over before the call returns; so is a `control` that does nothing
+/// that takes time, or is refused before it does.
 #[allow(missing_docs, reason = "each method is the driver's of the same name")]
 pub trait Stack: Send + Sync + 'static {
     fn clone_client(&self, protocol: Protocol, done: Done) -> RequestId;

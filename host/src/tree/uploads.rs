@@ -24,6 +24,9 @@
 //! it. (What fails later with the same error is final: so does a dial that the far
 //! side has no room for, with all that was to be sent.)
 //!
+//! While a control message is under way that dials at a time which nothing tells, the
+//! stack alone knows which conversation a write is for: then nothing is parked.
+//!
 //! Nobody sees the difference: a write is answered once; what is behind it in the
 //! conversation stays behind; one that is flushed or fails when a part of it was
 //! taken is answered with that part, and nothing more of it is sent. Knows no fids
@@ -164,15 +167,32 @@ impl Uploads {
     /// what is parked by then was written to the first. Nothing of it must reach the
     /// second, and a stack takes writes as soon as it dials. If it says at once that
     /// the text is done or refused, it dials nothing. The turn is the caller's.
-    fn control_now(&self, client: ClientId, text: &[u8], done: Done) -> driver::RequestId {
+    fn control_now(
+        self: &Arc<Self>,
+        client: ClientId,
+        text: &[u8],
+        done: Done,
+    ) -> driver::RequestId {
         if !dials(text) {
             return self.stack.control(client, text, done);
         }
-        let last = self.lock().last();
+        let later = dials_later(text);
+        let last = {
+            let mut state = self.lock();
+            if later {
+                state.dials_later(client);
+            }
+            state.last()
+        };
         let answered = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&answered);
+        let (uploads, told) = (Arc::clone(self), Arc::clone(&answered));
+        let asking = std::thread::current().id();
         let done = Box::new(move |outcome| {
-            told.store(true, Ordering::Relaxed);
+            // What another thread is told was not told at once.
+            told.store(std::thread::current().id() == asking, Ordering::Relaxed);
+            if later {
+                uploads.lock().dialled(client);
+            }
             done(outcome);
         });
         let request = self.stack.control(client, text, done);
@@ -412,4 +432,12 @@ fn may_be_repeated(text: &[u8]) -> bool {
 /// Whether a text may end one conversation and begin another.
 fn dials(text: &[u8]) -> bool {
     verbs(text).any(|verb| verb == b"connect")
+}
+
+/// Whether it may do so when something before that in it has taken effect, which
+/// nothing tells.
+fn dials_later(text: &[u8]) -> bool {
+    let mut verbs = verbs(text);
+    let waits = |verb: &[u8]| matches!(verb, b"connect" | b"announce" | b"closewrite");
+    verbs.any(waits) && verbs.any(|verb| verb == b"connect")
 }

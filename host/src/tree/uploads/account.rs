@@ -75,6 +75,8 @@ pub(super) struct Conversation {
     /// inside in part. While it is not empty, something is inside or the feeder is
     /// not away.
     pub(super) order: VecDeque<u64>,
+    /// Control messages under way that dial nobody knows when: nothing is parked.
+    dials: usize,
     pub(super) feeder: Feeder,
 }
 
@@ -218,12 +220,12 @@ impl State {
     }
 
     pub(super) fn way(&mut self, client: ClientId, count: u64) -> Way {
-        let (inside, pieces, parked) = match self.conversations.get(&client) {
-            Some(c) => (c.inside, c.pieces, c.order.len()),
-            None => (0, 0, 0),
+        let (inside, pieces, parked, dials) = match self.conversations.get(&client) {
+            Some(c) => (c.inside, c.pieces, c.order.len(), c.dials),
+            None => (0, 0, 0, 0),
         };
         let fits = inside.saturating_add(count) <= self.inside.most() && pieces < PIECES_MAX;
-        if parked == 0 && fits {
+        if parked == 0 && (fits || dials > 0) {
             return Way::Straight;
         }
         if self.waiting.saturating_add(count) > PARKED_MAX {
@@ -400,6 +402,19 @@ impl State {
         None
     }
 
+    /// The stack is asked to dial, and nobody will know when it does.
+    pub(super) fn dials_later(&mut self, client: ClientId) {
+        self.conversations.entry(client).or_default().dials += 1;
+    }
+
+    /// It has, or will not.
+    pub(super) fn dialled(&mut self, client: ClientId) {
+        if let Some(conversation) = self.conversations.get_mut(&client) {
+            conversation.dials = conversation.dials.saturating_sub(1);
+        }
+        self.tidy(client);
+    }
+
     /// A conversation is over: nothing more of it goes to the stack.
     pub(super) fn end(&mut self, client: ClientId, error: &Error, over: &mut Over) {
         self.end_until(self.last, client, error, over);
@@ -451,6 +466,7 @@ impl State {
 
 impl Conversation {
     fn is_over(&self) -> bool {
-        self.pieces == 0 && self.feeder == Feeder::Away && self.order.is_empty()
+        let idle = self.pieces == 0 && self.feeder == Feeder::Away;
+        idle && self.order.is_empty() && self.dials == 0
     }
 }

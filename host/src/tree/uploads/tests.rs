@@ -823,6 +823,42 @@ async fn what_is_written_while_a_client_dials_is_for_that_conversation() {
     scene.is_empty();
 }
 
+/// The conversation that a write is for may begin before the feeder comes: so none waits
+/// for that.
+#[tokio::test]
+async fn nothing_is_parked_while_a_dial_waits_for_something_else() {
+    for text in ["closewrite\nhangup\nconnect b!1", "connect a!1\nhangup\nconnect b!1"] {
+        for parked in [false, true] {
+            let scene = Scene::new();
+            let mut inside = Vec::new();
+            if parked {
+                scene.write(b'a', 1_000);
+                scene.write(b'b', 10);
+                scene.taken(1_000);
+                scene.becomes(&["b10"]).await;
+                inside.push("b10");
+            }
+            let dialled = scene.control(text);
+            inside.extend([text, "c1000", "d1000"]);
+            let (first, second) = (scene.write(b'c', 1_000), scene.write(b'd', 1_000));
+            assert_eq!(scene.inside(), inside);
+            while scene.fake.outstanding() > 0 {
+                scene.fake.complete(Err(error(ErrorCode::HungUp, "i/o on hungup channel")));
+            }
+            for over in [dialled, first, second] {
+                assert!(over.outcome().is_some_and(|outcome| outcome.is_err()));
+            }
+            scene.is_empty();
+        }
+    }
+    // Then it is as ever.
+    let scene = Scene::new();
+    scene.control("closewrite\nhangup\nconnect b!1");
+    scene.fake.complete(Ok(Reply::Done));
+    let _writes = (scene.write(b'c', 1_000), scene.write(b'd', 1_000));
+    assert_eq!(scene.inside(), ["c1000"]);
+}
+
 /// It says that the client is in use, or too much is under way.
 #[tokio::test]
 async fn a_dial_that_is_refused_at_once_ends_nothing() {
