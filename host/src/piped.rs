@@ -1,31 +1,39 @@
-//! Bytes on their way from a pipe to a socket, which no process copies: splice(2)
-//! hands on the pages that they are in.
+//! Bytes on their way between a pipe and a socket, which no process copies: splice(2)
+//! hands on the pages that they are in. Who has put pages into the pipe in the same way,
+//! and changes them before they are at the other side, changes what is read there.
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::fcntl::{SpliceFFlags, splice};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
 use crate::sys;
 
 /// Fewer bytes are copied: that costs less.
-const WORTH: u64 = 16 << 10;
+const WORTH: usize = 16 << 10;
 
 /// A pipe of our own. What is in it nobody else can take, so that it may be announced
 /// before it is moved on.
 #[derive(Debug)]
-pub(crate) struct Siding {
+pub struct Siding {
     to: PipeWriter,
-    from: Arc<PipeReader>,
+    track: Arc<Track>,
+}
+
+#[derive(Debug)]
+struct Track {
+    from: PipeReader,
+    /// What was to be moved on was not: what comes next is something else.
+    blocked: AtomicBool,
 }
 
 /// The next so many bytes of a siding: they are there.
 #[derive(Debug)]
 pub struct Piped {
-    from: Arc<PipeReader>,
+    track: Arc<Track>,
     length: usize,
 }
 
@@ -34,26 +42,59 @@ impl Siding {
     pub(crate) fn new() -> io::Result<Self> {
         let (from, to) = io::pipe()?;
         sys::widen_pipe(&to);
-        Ok(Self { to, from: Arc::new(from) })
+        Ok(Self { to, track: Arc::new(Track { from, blocked: AtomicBool::new(false) }) })
     }
 
     /// Takes up to so many of the bytes that are in a pipe, if there are enough for it
     /// to be worth while. None may also be for want of room.
     pub(crate) fn take(&self, pipe: impl AsFd, most: usize) -> Option<Piped> {
         let pipe = pipe.as_fd();
-        if rustix::io::ioctl_fionread(pipe).ok()? < WORTH {
+        if most < WORTH || rustix::io::ioctl_fionread(pipe).ok()? < WORTH as u64 {
             return None;
         }
-        match splice(pipe, None, &self.to, None, most, SpliceFFlags::SPLICE_F_NONBLOCK) {
-            Ok(length @ 1..) => Some(Piped { from: Arc::clone(&self.from), length }),
+        match sys::splice(pipe, &self.to, most) {
+            Ok(length @ 1..) => Some(self.piped(length)),
             // Whoever reads it says why.
             Ok(0) | Err(_) => None,
         }
     }
+
+    /// Takes the next so many bytes of a socket, whenever they come, or fewer if it is
+    /// full before.
+    pub(crate) async fn receive(&self, socket: &UnixStream, count: usize) -> io::Result<Piped> {
+        let mut piped = self.piped(0);
+        while piped.length < count {
+            let left = count - piped.length;
+            let take = || match sys::splice(socket, &self.to, left) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock
+                        && rustix::io::ioctl_fionread(socket)? > 0 =>
+                {
+                    Ok(None)
+                }
+                taken => taken.map(Some),
+            };
+            match socket.async_io(Interest::READABLE, take).await? {
+                None => break,
+                Some(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Some(taken) => piped.length += taken,
+            }
+        }
+        Ok(piped)
+    }
+
+    fn piped(&self, length: usize) -> Piped {
+        Piped { track: Arc::clone(&self.track), length }
+    }
+
+    /// Whether so many bytes are better not copied.
+    pub(crate) fn is_for(count: usize) -> bool {
+        count >= WORTH
+    }
 }
 
 impl Piped {
-    /// How many they are.
+    /// How many are left of them.
     pub(crate) fn len(&self) -> usize {
         self.length
     }
@@ -62,21 +103,29 @@ impl Piped {
     pub(crate) fn split_to(&mut self, count: usize) -> Self {
         let length = count.min(self.length);
         self.length -= length;
-        Self { from: Arc::clone(&self.from), length }
+        Self { track: Arc::clone(&self.track), length }
     }
 
-    /// Moves them to a socket.
-    pub(crate) async fn send(self, socket: &UnixStream) -> io::Result<()> {
-        let mut left = self.length;
-        while left > 0 {
-            let flags = SpliceFFlags::SPLICE_F_NONBLOCK;
-            let move_on = || Ok(splice(&*self.from, None, socket, None, left, flags)?);
-            match socket.async_io(Interest::WRITABLE, move_on).await? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                moved => left -= moved,
+    /// Moves as many of them as it takes to what must not block.
+    pub(crate) fn move_on(&mut self, to: impl AsFd) -> io::Result<()> {
+        if self.track.blocked.load(Ordering::Relaxed) {
+            return Err(io::Error::other("some bytes before these were left behind"));
+        }
+        match sys::splice(&self.track.from, to, self.length)? {
+            0 => Err(io::ErrorKind::WriteZero.into()),
+            moved => {
+                self.length = self.length.saturating_sub(moved);
+                Ok(())
             }
         }
-        Ok(())
+    }
+}
+
+impl Drop for Piped {
+    fn drop(&mut self) {
+        if self.length > 0 {
+            self.track.blocked.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -84,7 +133,7 @@ impl Piped {
 mod tests {
     use std::io::Write;
 
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -103,7 +152,12 @@ mod tests {
     async fn arrives(piped: Piped) -> Vec<u8> {
         let (near, mut far) = UnixStream::pair().unwrap();
         let (count, mut got) = (piped.len(), Vec::new());
-        let send = async move { piped.send(&near).await.unwrap() };
+        let send = async move {
+            let mut piped = piped;
+            while piped.len() > 0 {
+                near.async_io(Interest::WRITABLE, || piped.move_on(&near)).await.unwrap();
+            }
+        };
         let ((), read) = tokio::join!(send, far.read_to_end(&mut got));
         assert_eq!(read.unwrap(), count);
         got
@@ -148,12 +202,50 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_socket_is_received_from_as_far_as_was_said_or_there_is_room() {
+        let siding = Siding::new().unwrap();
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let sent = tokio::spawn(async move {
+            far.write_all(&pattern(8_000_000)).await.unwrap();
+            far
+        });
+        let first = siding.receive(&near, 100_000).await.unwrap();
+        assert_eq!(first.len(), 100_000);
+        let mut got = arrives(first).await;
+        let second = siding.receive(&near, 7_900_000).await.unwrap();
+        assert!(second.len() > 10_000 && second.len() < 4_000_000, "{}", second.len());
+        assert_eq!(siding.receive(&near, 10).await.unwrap().len(), 0);
+        got.extend(arrives(second).await);
+        while got.len() < 8_000_000 {
+            let more = siding.receive(&near, 8_000_000 - got.len()).await.unwrap();
+            got.extend(arrives(more).await);
+        }
+        assert!(got == pattern(8_000_000));
+        drop(sent.await.unwrap());
+        let end = siding.receive(&near, 10).await.unwrap_err();
+        assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    /// What is behind bytes that nobody moved on would pass for them.
+    #[tokio::test]
+    async fn nothing_is_moved_on_behind_what_was_left() {
+        let siding = Siding::new().unwrap();
+        let (from, _to) = pipe(50_000);
+        let mut behind = siding.take(&from, 40_000).unwrap();
+        drop(behind.split_to(0));
+        let (near, _far) = UnixStream::pair().unwrap();
+        behind.move_on(&near).unwrap();
+        drop(behind.split_to(1));
+        assert!(behind.len() == 0 || behind.move_on(&near).is_err());
+    }
+
+    #[tokio::test]
     async fn who_takes_nothing_more_is_an_error() {
         let siding = Siding::new().unwrap();
         let (from, _to) = pipe(50_000);
-        let piped = siding.take(&from, usize::MAX).unwrap();
+        let mut piped = siding.take(&from, usize::MAX).unwrap();
         let (near, far) = UnixStream::pair().unwrap();
         drop(far);
-        assert_eq!(piped.send(&near).await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(piped.move_on(&near).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 }

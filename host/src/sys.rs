@@ -75,6 +75,18 @@ pub fn widen_pipe(pipe: impl AsFd) {
     let _ = nix::fcntl::fcntl(pipe, nix::fcntl::FcntlArg::F_SETPIPE_SZ(PIPE));
 }
 
+/// Moves up to so many bytes between a pipe and something else, if it can be done at
+/// once: the pages that they are in, and nobody copies them.
+pub fn splice(from: impl AsFd, to: impl AsFd, count: usize) -> io::Result<usize> {
+    loop {
+        let flags = nix::fcntl::SpliceFFlags::SPLICE_F_NONBLOCK;
+        match nix::fcntl::splice(&from, None, &to, None, count, flags) {
+            Err(nix::Error::EINTR) => {}
+            moved => return Ok(moved?),
+        }
+    }
+}
+
 /// Lets the allocator keep what is freed for what is allocated next.
 ///
 /// glibc gives memory back to the system from 128 KiB on, and gets it again page by

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -15,7 +16,8 @@ use tokio::sync::watch;
 
 use super::share::{CHUNK, Share};
 use crate::args::address::Target;
-use crate::ninep::client::{Client, ClientError, File, Payload, Read, Write};
+use crate::ninep::client::{Client, ClientError, File, Payload, Receive, Received, Write};
+use crate::piped::Siding;
 use crate::tree::Access;
 
 /// A client whose `ctl` is open.
@@ -131,13 +133,19 @@ impl Conversation {
 pub struct Incoming<'a> {
     data: &'a File,
     share: &'a Share,
-    reads: VecDeque<Read>,
+    /// By which much may come.
+    siding: Option<Arc<Siding>>,
+    reads: VecDeque<Receive>,
 }
 
 impl<'a> Incoming<'a> {
     /// Starts reading.
     pub fn new(data: &'a File, share: &'a Share) -> Self {
-        let mut incoming = Self { data, share, reads: VecDeque::new() };
+        Self::by(None, data, share)
+    }
+
+    fn by(siding: Option<Arc<Siding>>, data: &'a File, share: &'a Share) -> Self {
+        let mut incoming = Self { data, share, siding, reads: VecDeque::new() };
         incoming.ask();
         incoming
     }
@@ -147,22 +155,27 @@ impl<'a> Incoming<'a> {
         let window = self.share.reads();
         let count = u32::try_from(window.chunk).unwrap_or(u32::MAX);
         while self.reads.len() < window.outstanding {
-            self.reads.push_back(self.data.read(count));
+            self.reads.push_back(self.data.receive(count, self.siding.as_ref()));
         }
     }
 
     /// The next bytes; none at the end. Cancel-safe.
     pub async fn next(&mut self) -> Result<Bytes, ClientError> {
-        let Some(read) = self.reads.front_mut() else { return Ok(Bytes::new()) };
-        let bytes = read.await;
+        Ok(self.receive().await?.map(|received| received.bytes).unwrap_or_default())
+    }
+
+    /// The same, by the siding if there is one.
+    async fn receive(&mut self) -> Result<Option<Received>, ClientError> {
+        let Some(read) = self.reads.front_mut() else { return Ok(None) };
+        let received = read.await;
         self.reads.pop_front();
-        let bytes = bytes?;
-        if bytes.is_empty() {
+        let received = received?;
+        if received.bytes.is_empty() && received.rest.is_none() {
             self.reads.clear();
-        } else {
-            self.ask();
+            return Ok(None);
         }
-        Ok(bytes)
+        self.ask();
+        Ok(Some(received))
     }
 }
 
@@ -182,7 +195,11 @@ impl<'a> Outgoing<'a> {
     /// Bytes that one more write may have now; none if there may be no more.
     pub fn room(&self) -> usize {
         let window = self.share.writes();
-        if self.writes.len() < window.outstanding { window.chunk } else { 0 }
+        if self.writes.len() < window.outstanding { window.chunk.min(self.most()) } else { 0 }
+    }
+
+    fn most(&self) -> usize {
+        usize::try_from(self.data.iounit()).unwrap_or(usize::MAX).clamp(1, CHUNK)
     }
 
     /// Whether writes are under way.
@@ -192,7 +209,7 @@ impl<'a> Outgoing<'a> {
 
     /// Makes one or more writes of these bytes.
     pub fn push(&mut self, mut bytes: Payload) {
-        let most = usize::try_from(self.data.iounit()).unwrap_or(usize::MAX).clamp(1, CHUNK);
+        let most = self.most();
         while bytes.len() > 0 {
             let part = bytes.split_to(most);
             self.writes.push_back((part.len(), self.data.write_bytes(part)));
@@ -231,16 +248,13 @@ pub type Failed = watch::Sender<Option<ClientError>>;
 
 /// Copies what comes from the far side, to its end. Once the other direction has
 /// failed, it does not wait for ever.
-pub async fn receive<W>(
+pub async fn receive(
     data: &File,
     share: &Share,
-    mut to: W,
+    mut to: impl Sink,
     failed: &Failed,
-) -> Result<(), CopyError>
-where
-    W: AsyncWrite + Unpin,
-{
-    let mut incoming = Incoming::new(data, share);
+) -> Result<(), CopyError> {
+    let mut incoming = Incoming::by(to.siding(), data, share);
     let mut failed = failed.subscribe();
     loop {
         let overdue = async {
@@ -249,15 +263,37 @@ where
             tokio::time::sleep(LAST_WORDS).await;
             why.unwrap_or(ClientError::Protocol("writing failed"))
         };
-        let bytes = tokio::select! {
-            bytes = incoming.next() => bytes?,
+        let received = tokio::select! {
+            received = incoming.receive() => received?,
             why = overdue => return Err(why.into()),
         };
-        if bytes.is_empty() {
-            return Ok(to.shutdown().await?);
-        }
-        to.write_all(&bytes).await?;
-        to.flush().await?;
+        let Some(received) = received else { return Ok(to.end().await?) };
+        to.put(received).await?;
+    }
+}
+
+/// What is copied to.
+pub trait Sink {
+    /// What much of it may come by.
+    fn siding(&self) -> Option<Arc<Siding>>;
+    /// Writes all of this.
+    fn put(&mut self, received: Received) -> impl Future<Output = io::Result<()>> + Send;
+    /// That was all.
+    fn end(&mut self) -> impl Future<Output = io::Result<()>> + Send;
+}
+
+impl<W: AsyncWrite + Unpin + Send> Sink for W {
+    fn siding(&self) -> Option<Arc<Siding>> {
+        None
+    }
+
+    async fn put(&mut self, received: Received) -> io::Result<()> {
+        self.write_all(&received.bytes).await?;
+        self.flush().await
+    }
+
+    async fn end(&mut self) -> io::Result<()> {
+        self.shutdown().await
     }
 }
 
@@ -325,16 +361,13 @@ impl<R: AsyncRead + Unpin + Send> Source for Reader<R> {
 }
 
 /// Copies what comes from a conversation, to its end.
-pub async fn receive_all<W>(
+pub async fn receive_all(
     conversation: &Conversation,
     data: &File,
     share: &Share,
-    to: W,
+    to: impl Sink,
     failed: &Failed,
-) -> Result<(), CopyError>
-where
-    W: AsyncWrite + Unpin,
-{
+) -> Result<(), CopyError> {
     match receive(data, share, to, failed).await {
         Err(CopyError::Far(error)) => Err(conversation.broken_by(error).await),
         received => received,
@@ -382,7 +415,7 @@ pub async fn join<R, W>(
 ) -> Result<(), CopyError>
 where
     R: AsyncRead + Unpin + Send,
-    W: AsyncWrite + Unpin,
+    W: AsyncWrite + Unpin + Send,
 {
     let (_patience, idle) = watch::channel(None);
     let failed = Failed::new(None);

@@ -39,7 +39,7 @@ pub async fn run(service: Option<OsString>, target: Target) -> Result<(), Comman
         }
     };
     let incoming = async {
-        let stdout = stdio::output();
+        let stdout = stdio::received();
         let received = receive_all(&conversation, &data, &share, stdout, &failed).await;
         patience.send_replace(Some(IDLE));
         match received {

@@ -37,8 +37,13 @@ pub async fn cat(service: Option<OsString>, path: String) -> Result<(), CommandE
         return Err(used.cannot("read", error).await);
     }
     if is_stream(&used.path) {
-        return match receive(&file, &Shares::default().join(), stdio::output(), &Failed::new(None))
-            .await
+        return match receive(
+            &file,
+            &Shares::default().join(),
+            stdio::received(),
+            &Failed::new(None),
+        )
+        .await
         {
             Err(CopyError::Near(error)) => unread(error),
             Err(CopyError::Far(error) | CopyError::Refused(error)) => {

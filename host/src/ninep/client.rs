@@ -12,26 +12,27 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::io::{self, IoSlice};
+use std::ops::Deref;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::UnixStream;
-use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
 use super::codec::{
-    Dialect, FRAME_MIN, IO_HEADER, NOFID, NOTAG, Qid, Reply, Request, Stat, WALK_MAX, frame_tag,
-    write_header,
+    Dialect, FRAME_MIN, IO_HEADER, NOFID, NOTAG, Qid, RREAD_HEADER, Reply, Request, Stat, WALK_MAX,
+    frame_tag, read_count, write_header,
 };
 use super::{MSIZE_MAX, MSIZE_MIN};
 use crate::gather;
-use crate::piped::Piped;
+use crate::piped::{Piped, Siding};
 use crate::tree::Access;
 
 /// Why a request came to nothing.
@@ -115,8 +116,8 @@ impl Payload {
 
 /// Who waits for an answer.
 enum Waiting {
-    /// A future.
-    Future(oneshot::Sender<Answer>),
+    /// A future, and where what it reads may go.
+    Future(oneshot::Sender<Answer>, Option<Arc<Siding>>),
     /// Nobody any more: its Tflush is on its way, and its tag in use until then.
     Nobody,
     /// The Tflush of this tag.
@@ -126,9 +127,25 @@ enum Waiting {
 }
 
 /// A whole frame, or why there is none.
-type Answer = Result<Bytes, ClientError>;
+type Answer = Result<Frame, ClientError>;
+
+/// A frame; the end of an Rread's data may be apart.
+struct Frame {
+    bytes: Bytes,
+    apart: Option<(Piped, Bytes)>,
+}
+
+impl Deref for Frame {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
 
 const ROOT: u32 = 0;
+/// Bytes that are read at once where what is behind them may go to a siding.
+const FIRST: usize = 4 << 10;
 
 impl Client {
     /// Connects to a server on a Unix socket.
@@ -330,14 +347,22 @@ impl File {
 
     /// Reads from this place.
     pub fn read_at(&self, offset: u64, count: u32) -> Read {
+        Read(self.receive_at(offset, count, None))
+    }
+
+    /// As [`File::read`]; much of it may go to this siding, whose last user has moved
+    /// on what is there. Whoever gets it moves it on before what comes after it.
+    pub(crate) fn receive(&self, count: u32, siding: Option<&Arc<Siding>>) -> Receive {
+        self.receive_at(self.offset.load(Ordering::Relaxed), count, siding)
+    }
+
+    fn receive_at(&self, offset: u64, count: u32, siding: Option<&Arc<Siding>>) -> Receive {
         let count = count.min(self.iounit);
         let request = Request::Read { fid: self.fid.number, offset, count };
-        Read {
-            pending: Pending::new(self.shared(), &request),
-            count,
-            offset,
-            end: Arc::clone(&self.offset),
-        }
+        let pending = Pending::ask(self.shared(), |state, sender| {
+            state.send(&request, Waiting::Future(sender, siding.cloned()))
+        });
+        Receive { pending, count, offset, end: Arc::clone(&self.offset) }
     }
 
     /// Writes these bytes, or as many as one message holds, and answers with how
@@ -353,8 +378,7 @@ impl File {
         let (fid, offset) = (self.fid.number, self.offset.load(Ordering::Relaxed));
         let count = u32::try_from(data.len()).unwrap_or(u32::MAX);
         let write = (fid, offset, data);
-        let pending =
-            Pending::ask(self.shared(), |state, waiting| state.send_write(write, waiting));
+        let pending = Pending::ask(self.shared(), |state, sender| state.send_write(write, sender));
         Write { pending, count, offset, end: Arc::clone(&self.offset) }
     }
 
@@ -426,24 +450,52 @@ impl Drop for Fid {
 }
 
 /// A read that was sent.
-pub struct Read {
+pub struct Read(Receive);
+
+impl Future for Read {
+    type Output = Result<Bytes, ClientError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|received| received.map(|received| received.bytes))
+    }
+}
+
+/// A read that was sent, with a siding.
+pub struct Receive {
     pending: Pending,
     count: u32,
     offset: u64,
     end: Arc<AtomicU64>,
 }
 
-impl Future for Read {
-    type Output = Result<Bytes, ClientError>;
+/// What a read brought.
+#[derive(Debug)]
+pub struct Received {
+    /// The first of it; without a siding all.
+    pub(crate) bytes: Bytes,
+    /// What is in the siding, and the last of it.
+    pub(crate) rest: Option<(Piped, Bytes)>,
+}
+
+impl Future for Receive {
+    type Output = Result<Received, ClientError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut frame = ready!(self.pending.poll(cx))?;
-        let length = match decode(&frame)? {
-            Reply::Read { data } if data.len() as u64 <= u64::from(self.count) => data.len(),
-            _ => return Poll::Ready(Err(UNEXPECTED)),
+        let Frame { mut bytes, apart: rest } = ready!(self.pending.poll(cx))?;
+        let length = match &rest {
+            None => match decode(&bytes)? {
+                Reply::Read { data } => data.len(),
+                _ => return Poll::Ready(Err(UNEXPECTED)),
+            },
+            Some((piped, last)) => (bytes.len() - RREAD_HEADER) + piped.len() + last.len(),
         };
+        if length as u64 > u64::from(self.count) {
+            return Poll::Ready(Err(UNEXPECTED));
+        }
         self.end.store(self.offset + length as u64, Ordering::Relaxed);
-        Poll::Ready(Ok(frame.split_off(frame.len() - length)))
+        // Of an Rread without data nothing is behind the header.
+        let bytes = bytes.split_off(RREAD_HEADER.min(bytes.len()));
+        Poll::Ready(Ok(Received { bytes, rest }))
     }
 }
 
@@ -486,15 +538,15 @@ enum PendingState {
 
 impl Pending {
     fn new(shared: &Arc<Shared>, request: &Request<'_>) -> Self {
-        Self::ask(shared, |state, waiting| state.send(request, waiting))
+        Self::ask(shared, |state, sender| state.send(request, Waiting::Future(sender, None)))
     }
 
     fn ask(
         shared: &Arc<Shared>,
-        send: impl FnOnce(&mut State, Waiting) -> Result<u16, ClientError>,
+        send: impl FnOnce(&mut State, oneshot::Sender<Answer>) -> Result<u16, ClientError>,
     ) -> Self {
         let (sender, receiver) = oneshot::channel();
-        let sent = send(&mut shared.lock(), Waiting::Future(sender));
+        let sent = send(&mut shared.lock(), sender);
         shared.filled.notify_one();
         let (tag, state) = match sent {
             Ok(tag) => (tag, PendingState::Waiting(receiver)),
@@ -552,7 +604,7 @@ impl Shared {
             std::mem::take(&mut state.waiting)
         };
         for waiting in waiting.into_values() {
-            if let Waiting::Future(sender) = waiting {
+            if let Waiting::Future(sender, _) = waiting {
                 // Who has gone does not need to know.
                 let _ = sender.send(Err(ClientError::Ended(reason.to_owned())));
             }
@@ -572,10 +624,11 @@ impl State {
     fn send_write(
         &mut self,
         (fid, offset, data): (u32, u64, Payload),
-        waiting: Waiting,
+        sender: oneshot::Sender<Answer>,
     ) -> Result<u16, ClientError> {
         let tag = self.free_tag()?;
-        self.post(tag, (write_header(tag, fid, offset, data.len()), data), waiting)
+        let frame = (write_header(tag, fid, offset, data.len()), data);
+        self.post(tag, frame, Waiting::Future(sender, None))
     }
 
     fn post(
@@ -604,10 +657,23 @@ impl State {
         }
     }
 
-    fn answered(&mut self, frame: Bytes) {
+    /// Where the data of this frame may go of which the first bytes are here.
+    fn siding(&self, frame: &[u8]) -> Option<Arc<Siding>> {
+        match self.waiting.get(&frame_tag(frame)) {
+            Some(Waiting::Future(_, siding)) => siding.clone(),
+            _ => None,
+        }
+    }
+
+    /// Whether somebody has one.
+    fn has_siding(&self) -> bool {
+        self.waiting.values().any(|waiting| matches!(waiting, Waiting::Future(_, Some(_))))
+    }
+
+    fn answered(&mut self, frame: Frame) {
         let tag = frame_tag(&frame);
         match self.waiting.remove(&tag) {
-            Some(Waiting::Future(sender)) => {
+            Some(Waiting::Future(sender, _)) => {
                 // Who has gone flushes it, and finds it gone.
                 let _ = sender.send(Ok(frame));
             }
@@ -657,7 +723,7 @@ async fn send_frames(
             Payload::Piped(data) => {
                 send_pieces(writer, &pieces).await?;
                 pieces.clear();
-                data.send(writer.as_ref()).await?;
+                move_on(data, writer.as_ref()).await?;
             }
         }
     }
@@ -669,7 +735,14 @@ async fn send_pieces(writer: &mut OwnedWriteHalf, pieces: &[Bytes]) -> io::Resul
     gather::write_all(writer, &mut slices).await
 }
 
-async fn receive<R: AsyncRead + Unpin>(reader: R, shared: Arc<Shared>, msize: u32) {
+async fn move_on(mut data: Piped, socket: &UnixStream) -> io::Result<()> {
+    while data.len() > 0 {
+        socket.async_io(Interest::WRITABLE, || data.move_on(socket)).await?;
+    }
+    Ok(())
+}
+
+async fn receive(reader: OwnedReadHalf, shared: Arc<Shared>, msize: u32) {
     let reason = match receive_frames(reader, &shared, msize).await {
         Ok(()) => "the server closed it".to_owned(),
         Err(error) => error.to_string(),
@@ -677,32 +750,51 @@ async fn receive<R: AsyncRead + Unpin>(reader: R, shared: Arc<Shared>, msize: u3
     shared.end(&reason);
 }
 
-async fn receive_frames<R: AsyncRead + Unpin>(
-    mut reader: R,
-    shared: &Shared,
-    msize: u32,
-) -> io::Result<()> {
+async fn receive_frames(mut reader: OwnedReadHalf, shared: &Shared, msize: u32) -> io::Result<()> {
     let mut input = BytesMut::new();
     let mut ask = 8 << 10;
     loop {
+        let mut missing = 0;
         while let Some(size) = input.first_chunk().map(|size| u32::from_le_bytes(*size)) {
             if size < FRAME_MIN || size > msize {
                 let reason = "a frame's size is out of range";
                 return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
             }
             let size = usize::try_from(size).unwrap_or(usize::MAX);
-            if input.len() < size {
+            missing = size.saturating_sub(input.len());
+            if missing == 0 {
+                let frame = Frame { bytes: input.split_to(size).freeze(), apart: None };
+                shared.lock().answered(frame);
+            } else if let Some(siding) = siding(shared, &input, size) {
+                let piped = siding.receive(reader.as_ref(), missing).await?;
+                let mut last = vec![0; missing - piped.len()];
+                reader.read_exact(&mut last).await?;
+                let apart = Some((piped, last.into()));
+                shared.lock().answered(Frame { bytes: input.split().freeze(), apart });
+                missing = 0;
+            } else {
                 break;
             }
-            shared.lock().answered(input.split_to(size).freeze());
         }
-        input.reserve(ask);
-        let room = input.capacity() - input.len();
-        match reader.read_buf(&mut input).await? {
+        // Data that may go to a siding is better not here.
+        let most = match shared.lock().has_siding() {
+            true => missing.max(FIRST),
+            false => usize::MAX,
+        };
+        input.reserve(ask.min(most));
+        let room = (input.capacity() - input.len()).min(most);
+        match reader.read_buf(&mut (&mut input).limit(room)).await? {
             0 if input.has_remaining() => return Err(io::ErrorKind::UnexpectedEof.into()),
             0 => return Ok(()),
             filled if filled == room => ask = (ask * 2).min(256 << 10),
             _ => {}
         }
     }
+}
+
+/// Where the rest of a frame may go, if it is worth while.
+fn siding(shared: &Shared, input: &[u8], size: usize) -> Option<Arc<Siding>> {
+    let count = read_count(input)?;
+    let fits = RREAD_HEADER + usize::try_from(count).ok()? == size;
+    (fits && Siding::is_for(size - input.len())).then(|| shared.lock().siding(input)).flatten()
 }

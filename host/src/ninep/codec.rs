@@ -565,13 +565,26 @@ impl<'a> Stat<'a> {
     }
 }
 
+/// Bytes of an Rread before its data.
+pub const RREAD_HEADER: usize = 11;
+
 /// The header of an Rread, for a payload that is kept apart from it.
-pub fn read_header(tag: u16, payload: usize) -> [u8; 11] {
+pub fn read_header(tag: u16, payload: usize) -> [u8; RREAD_HEADER] {
     let count = u32::try_from(payload).unwrap_or(u32::MAX);
-    let [s0, s1, s2, s3] = count.saturating_add(11).to_le_bytes();
+    let [s0, s1, s2, s3] = count.saturating_add(RREAD_HEADER as u32).to_le_bytes();
     let [t0, t1] = tag.to_le_bytes();
     let [c0, c1, c2, c3] = count.to_le_bytes();
     [s0, s1, s2, s3, kind::RREAD, t0, t1, c0, c1, c2, c3]
+}
+
+/// How much data an Rread says that it has, of which the first bytes are here.
+pub fn read_count(frame: &[u8]) -> Option<u32> {
+    match frame {
+        [_, _, _, _, kind::RREAD, _, _, c0, c1, c2, c3, ..] => {
+            Some(u32::from_le_bytes([*c0, *c1, *c2, *c3]))
+        }
+        _ => None,
+    }
 }
 
 /// What a Twrite has before its data, which is kept apart from it.
