@@ -5,7 +5,7 @@
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -20,20 +20,24 @@ const WORTH: usize = 16 << 10;
 #[derive(Debug)]
 pub struct Siding {
     to: PipeWriter,
+    /// How many bytes have come in.
+    came: AtomicU64,
     track: Arc<Track>,
 }
 
 #[derive(Debug)]
 struct Track {
     from: PipeReader,
-    /// What was to be moved on was not: what comes next is something else.
-    blocked: AtomicBool,
+    /// How many bytes have been moved on.
+    gone: AtomicU64,
 }
 
-/// The next so many bytes of a siding: they are there.
+/// So many bytes of a siding: they are there, behind those that came before. Where
+/// those were not moved on, but dropped, nor can these be.
 #[derive(Debug)]
 pub struct Piped {
     track: Arc<Track>,
+    start: u64,
     length: usize,
 }
 
@@ -42,7 +46,8 @@ impl Siding {
     pub(crate) fn new() -> io::Result<Self> {
         let (from, to) = io::pipe()?;
         sys::widen_pipe(&to);
-        Ok(Self { to, track: Arc::new(Track { from, blocked: AtomicBool::new(false) }) })
+        let track = Arc::new(Track { from, gone: AtomicU64::new(0) });
+        Ok(Self { to, came: AtomicU64::new(0), track })
     }
 
     /// Takes up to so many of the bytes that are in a pipe, if there are enough for it
@@ -53,38 +58,49 @@ impl Siding {
             return None;
         }
         match sys::splice(pipe, &self.to, most) {
-            Ok(length @ 1..) => Some(self.piped(length)),
+            Ok(length @ 1..) => {
+                let mut piped = self.piped();
+                self.came(&mut piped, length);
+                Some(piped)
+            }
             // Whoever reads it says why.
             Ok(0) | Err(_) => None,
         }
     }
 
-    /// Takes the next so many bytes of a socket, whenever they come, or fewer if it is
-    /// full before.
+    /// Takes the next so many bytes of a socket, whenever they come; or fewer, where it
+    /// is full before, or the rest has to be read for another reason.
     pub(crate) async fn receive(&self, socket: &UnixStream, count: usize) -> io::Result<Piped> {
-        let mut piped = self.piped(0);
+        let mut piped = self.piped();
         while piped.length < count {
             let left = count - piped.length;
             let take = || match sys::splice(socket, &self.to, left) {
+                Ok(taken) => Ok(taken),
                 Err(error)
                     if error.kind() == io::ErrorKind::WouldBlock
-                        && rustix::io::ioctl_fionread(socket)? > 0 =>
+                        && rustix::io::ioctl_fionread(socket) == Ok(0) =>
                 {
-                    Ok(None)
+                    Err(error)
                 }
-                taken => taken.map(Some),
+                Err(_) => Ok(0),
             };
             match socket.async_io(Interest::READABLE, take).await? {
-                None => break,
-                Some(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Some(taken) => piped.length += taken,
+                // Whoever reads on hears of an end.
+                0 => break,
+                taken => self.came(&mut piped, taken),
             }
         }
         Ok(piped)
     }
 
-    fn piped(&self, length: usize) -> Piped {
-        Piped { track: Arc::clone(&self.track), length }
+    fn piped(&self) -> Piped {
+        let start = self.came.load(Ordering::Relaxed);
+        Piped { track: Arc::clone(&self.track), start, length: 0 }
+    }
+
+    fn came(&self, piped: &mut Piped, count: usize) {
+        piped.length += count;
+        self.came.fetch_add(count as u64, Ordering::Relaxed);
     }
 
     /// Whether so many bytes are better not copied.
@@ -101,31 +117,30 @@ impl Piped {
 
     /// The first so many of them, at most; what stays are the others.
     pub(crate) fn split_to(&mut self, count: usize) -> Self {
+        let first = Self { track: Arc::clone(&self.track), ..*self };
         let length = count.min(self.length);
-        self.length -= length;
-        Self { track: Arc::clone(&self.track), length }
+        self.pass(length);
+        Self { length, ..first }
     }
 
     /// Moves as many of them as it takes to what must not block.
     pub(crate) fn move_on(&mut self, to: impl AsFd) -> io::Result<()> {
-        if self.track.blocked.load(Ordering::Relaxed) {
-            return Err(io::Error::other("some bytes before these were left behind"));
+        if self.track.gone.load(Ordering::Relaxed) != self.start {
+            return Err(io::Error::other("bytes that came before these are in the way"));
         }
         match sys::splice(&self.track.from, to, self.length)? {
             0 => Err(io::ErrorKind::WriteZero.into()),
             moved => {
-                self.length = self.length.saturating_sub(moved);
+                self.track.gone.fetch_add(moved as u64, Ordering::Relaxed);
+                self.pass(moved);
                 Ok(())
             }
         }
     }
-}
 
-impl Drop for Piped {
-    fn drop(&mut self) {
-        if self.length > 0 {
-            self.track.blocked.store(true, Ordering::Relaxed);
-        }
+    fn pass(&mut self, count: usize) {
+        self.start += count as u64;
+        self.length = self.length.saturating_sub(count);
     }
 }
 
@@ -222,21 +237,26 @@ mod tests {
         }
         assert!(got == pattern(8_000_000));
         drop(sent.await.unwrap());
-        let end = siding.receive(&near, 10).await.unwrap_err();
-        assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof);
+        // Who reads hears of the end.
+        assert_eq!(siding.receive(&near, 10).await.unwrap().len(), 0);
     }
 
-    /// What is behind bytes that nobody moved on would pass for them.
+    /// What is behind bytes that nobody moved on would pass for them; what is before them
+    /// is what it is.
     #[tokio::test]
-    async fn nothing_is_moved_on_behind_what_was_left() {
+    async fn nothing_is_moved_on_behind_what_was_dropped() {
         let siding = Siding::new().unwrap();
-        let (from, _to) = pipe(50_000);
-        let mut behind = siding.take(&from, 40_000).unwrap();
-        drop(behind.split_to(0));
+        let (from, _to) = pipe(90_000);
+        let mut pieces = [(); 3].map(|()| siding.take(&from, 30_000).unwrap());
+        let start = pieces[0].split_to(10_000);
+        let [first, dropped, mut behind] = pieces;
+        drop(dropped);
+        assert_eq!(arrives(start).await, pattern(10_000));
+        assert_eq!(arrives(first).await, &pattern(30_000)[10_000..]);
         let (near, _far) = UnixStream::pair().unwrap();
-        behind.move_on(&near).unwrap();
-        drop(behind.split_to(1));
-        assert!(behind.len() == 0 || behind.move_on(&near).is_err());
+        let error = behind.move_on(&near).unwrap_err();
+        assert_eq!(error.to_string(), "bytes that came before these are in the way");
+        assert!(siding.take(&from, 1).is_none());
     }
 
     #[tokio::test]

@@ -230,7 +230,7 @@ mod tests {
         (0..8_u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
     }
 
-    /// The same the other way; what there is no room for in the siding does not wait.
+    /// The same the other way.
     #[tokio::test]
     async fn all_that_is_received_gets_to_a_pipe_in_order() {
         for msize in [8_192, 256 << 10] {

@@ -350,8 +350,9 @@ impl File {
         Read(self.receive_at(offset, count, None))
     }
 
-    /// As [`File::read`]; much of it may go to this siding, whose last user has moved
-    /// on what is there. Whoever gets it moves it on before what comes after it.
+    /// As [`File::read`]; much of it may go to this siding. Whoever gets it moves it on
+    /// before what comes after it, so that a server that answers in another order than
+    /// it was asked is one that fails.
     pub(crate) fn receive(&self, count: u32, siding: Option<&Arc<Siding>>) -> Receive {
         self.receive_at(self.offset.load(Ordering::Relaxed), count, siding)
     }
@@ -665,11 +666,6 @@ impl State {
         }
     }
 
-    /// Whether somebody has one.
-    fn has_siding(&self) -> bool {
-        self.waiting.values().any(|waiting| matches!(waiting, Waiting::Future(_, Some(_))))
-    }
-
     fn answered(&mut self, frame: Frame) {
         let tag = frame_tag(&frame);
         match self.waiting.remove(&tag) {
@@ -753,6 +749,8 @@ async fn receive(reader: OwnedReadHalf, shared: Arc<Shared>, msize: u32) {
 async fn receive_frames(mut reader: OwnedReadHalf, shared: &Shared, msize: u32) -> io::Result<()> {
     let mut input = BytesMut::new();
     let mut ask = 8 << 10;
+    // The last Rread went to a siding: if the next is to, little of it may be here.
+    let mut apart = false;
     loop {
         let mut missing = 0;
         while let Some(size) = input.first_chunk().map(|size| u32::from_le_bytes(*size)) {
@@ -763,30 +761,27 @@ async fn receive_frames(mut reader: OwnedReadHalf, shared: &Shared, msize: u32) 
             let size = usize::try_from(size).unwrap_or(usize::MAX);
             missing = size.saturating_sub(input.len());
             if missing == 0 {
+                apart &= read_count(&input).is_none();
                 let frame = Frame { bytes: input.split_to(size).freeze(), apart: None };
                 shared.lock().answered(frame);
             } else if let Some(siding) = siding(shared, &input, size) {
                 let piped = siding.receive(reader.as_ref(), missing).await?;
-                let mut last = vec![0; missing - piped.len()];
+                let mut last = vec![0; missing.saturating_sub(piped.len())];
                 reader.read_exact(&mut last).await?;
-                let apart = Some((piped, last.into()));
-                shared.lock().answered(Frame { bytes: input.split().freeze(), apart });
-                missing = 0;
+                let rest = Some((piped, last.into()));
+                shared.lock().answered(Frame { bytes: input.split().freeze(), apart: rest });
+                (missing, apart) = (0, true);
             } else {
                 break;
             }
         }
-        // Data that may go to a siding is better not here.
-        let most = match shared.lock().has_siding() {
-            true => missing.max(FIRST),
-            false => usize::MAX,
-        };
-        input.reserve(ask.min(most));
-        let room = (input.capacity() - input.len()).min(most);
+        let most = if apart { missing.max(FIRST) } else { ask };
+        input.reserve(most);
+        let room = if apart { most } else { input.capacity() - input.len() };
         match reader.read_buf(&mut (&mut input).limit(room)).await? {
             0 if input.has_remaining() => return Err(io::ErrorKind::UnexpectedEof.into()),
             0 => return Ok(()),
-            filled if filled == room => ask = (ask * 2).min(256 << 10),
+            filled if filled == room && !apart => ask = (ask * 2).min(256 << 10),
             _ => {}
         }
     }
@@ -794,7 +789,7 @@ async fn receive_frames(mut reader: OwnedReadHalf, shared: &Shared, msize: u32) 
 
 /// Where the rest of a frame may go, if it is worth while.
 fn siding(shared: &Shared, input: &[u8], size: usize) -> Option<Arc<Siding>> {
-    let count = read_count(input)?;
-    let fits = RREAD_HEADER + usize::try_from(count).ok()? == size;
+    let count = usize::try_from(read_count(input)?).ok()?;
+    let fits = size.checked_sub(RREAD_HEADER) == Some(count);
     (fits && Siding::is_for(size - input.len())).then(|| shared.lock().siding(input)).flatten()
 }

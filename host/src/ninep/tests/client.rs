@@ -8,6 +8,7 @@ use super::*;
 use crate::engine::Reply as Done;
 use crate::ninep::client::{Client, ClientError};
 use crate::ninep::{listen, listen_tcp};
+use crate::piped::Siding;
 use crate::tree::Access;
 use crate::tree::fake::Asked;
 use crate::users::Users;
@@ -98,6 +99,63 @@ async fn a_dropped_future_flushes_and_a_dropped_file_is_clunked() {
     until("it is flushed", || fake.asked().is_empty()).await;
     assert_eq!(fake.references(), [(0, 1)]);
     drop(ctl);
+}
+
+/// Of what a siding has no room for the rest is read, so that answers to others come.
+#[tokio::test]
+async fn a_siding_that_nobody_empties_holds_up_no_answer() {
+    const PART: usize = 200_000;
+    let fake = Fake::default();
+    let client = client(&fake, 256 << 10).await;
+    let _ctl = client.open("tcp/clone", Access::ReadWrite).await.expect("a client");
+    let data = client.open("tcp/0/data", Access::ReadWrite).await.expect("it is there");
+    let siding = Arc::new(Siding::new().expect("a pipe"));
+    let reads: Vec<_> = (0..20).map(|_| data.receive(PART as u32, Some(&siding))).collect();
+    for number in 0..20 {
+        until("it is asked", || fake.asked().len() == 20 - usize::from(number)).await;
+        assert!(fake.try_complete(|| vec![number; PART]));
+    }
+    let status = timeout(PATIENCE, client.read_file("tcp/0/status")).await.expect("in time");
+    assert_eq!(status.expect("a text"), b"Closed 3\n");
+    let (near, mut far) = UnixStream::pair().expect("a pair of sockets");
+    let (mut apart, mut last) = (0, 0);
+    for (number, read) in (0..).zip(reads) {
+        let received = timeout(PATIENCE, read).await.expect("in time").expect("bytes");
+        let mut got = received.bytes.to_vec();
+        if let Some((mut piped, rest)) = received.rest {
+            (apart, last) = (apart + piped.len(), last + rest.len());
+            while piped.len() > 0 {
+                piped.move_on(&near).expect("it has room");
+                let mut part = vec![0; PART];
+                let count = far.read(&mut part).await.expect("bytes");
+                got.extend_from_slice(&part[..count]);
+            }
+            got.extend_from_slice(&rest);
+        }
+        assert!(got == vec![number; PART], "part {number}: {} bytes", got.len());
+    }
+    assert!(apart > PART && last > PART, "{apart} went apart, {last} were read");
+}
+
+/// What it sends first would pass for what was asked for first.
+#[tokio::test]
+async fn a_server_that_answers_reads_in_another_order_is_not_believed() {
+    let fake = Fake::default();
+    let client = client(&fake, 256 << 10).await;
+    let _ctl = client.open("tcp/clone", Access::ReadWrite).await.expect("a client");
+    let data = client.open("tcp/0/data", Access::ReadWrite).await.expect("it is there");
+    let siding = Arc::new(Siding::new().expect("a pipe"));
+    let [first, second] = [(); 2].map(|()| data.receive(100_000, Some(&siding)));
+    until("they are asked", || fake.asked().len() == 2).await;
+    for byte in [2, 1] {
+        fake.complete_last(Ok(Done::Data(vec![byte; 100_000])));
+    }
+    let (near, _far) = UnixStream::pair().expect("a pair of sockets");
+    for (read, fits) in [(first, false), (second, true)] {
+        let received = timeout(PATIENCE, read).await.expect("in time").expect("bytes");
+        let (mut piped, _) = received.rest.expect("much of it is apart");
+        assert_eq!(piped.move_on(&near).is_ok(), fits);
+    }
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ mod session;
 mod short_reads;
 mod transfer;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rs9p::fcall::FCall;
