@@ -2,25 +2,27 @@
 //! neither memory nor descriptors grow. A few seconds of it; `SSHNET_SOAK_SECONDS`
 //! makes it more.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use sshnet_tests::ninep::{Client, Dialect, IO, Mode};
-use sshnet_tests::sshd::free_port;
-use sshnet_tests::world::{Kind, Service, World, descriptors_of, memory_of, until};
+use sshnet_tests::world::{Kind, PATIENCE, Service, World, descriptors_of, memory_of, until};
 
 /// How long where nobody says.
 const SECONDS: u64 = 9;
 /// How many descriptors more there may be at one moment than at another.
 const SPREAD: usize = 12;
+/// A port where nobody takes calls. One that is merely free now may be given to an
+/// announcement.
+const CLOSED: u16 = 1;
 /// How much memory may grow, in KiB, from the time when all has been used once.
 const GROWTH: u64 = 16 << 10;
 
 /// Conversations of each size, one after the other, on a 9P connection of their own.
-fn converse(world: &World, echo: &Service, closed: u16, round: u64) {
+fn converse(world: &World, echo: &Service, round: u64) {
     let client = Client::connect(&world.socket(), Dialect::ALL[round as usize % 3]);
     for size in [1, 1_000, IO as usize] {
         let (_, ctl, data) = client.dial(&echo.address()).expect("it answers");
@@ -38,7 +40,7 @@ fn converse(world: &World, echo: &Service, closed: u16, round: u64) {
     // OpenSSH remembers each of these.
     if round.is_multiple_of(8) {
         let (_, ctl) = client.clone_client().expect("there is room");
-        ctl.control(&format!("connect 127.0.0.1!{closed}")).expect_err("nobody is there");
+        ctl.control(&format!("connect 127.0.0.1!{CLOSED}")).expect_err("nobody is there");
     }
     if round.is_multiple_of(5) {
         // It goes with a request under way.
@@ -62,8 +64,10 @@ fn call(world: &World) {
         let taken = client.open(&format!("{directory}/listen"), Mode::Both).expect("the call");
         taken.control("hangup").expect("hangup is always possible");
         taken.close();
+        caller.set_read_timeout(Some(PATIENCE)).expect("it may");
         // An end or an error: it had something under way.
-        let _ = caller.read(&mut [0; 1]);
+        let end = caller.read(&mut [0; 1]).map_err(|error| error.kind());
+        assert!(!matches!(end, Err(ErrorKind::WouldBlock)), "the caller hears nothing");
     }
     ctl.control("hangup").expect("hangup is always possible");
     ctl.close();
@@ -74,9 +78,9 @@ fn under_churn_memory_and_descriptors_stay_flat() {
     let seconds = std::env::var("SSHNET_SOAK_SECONDS");
     let seconds = seconds.map_or(SECONDS, |text| text.parse().expect("a number of seconds"));
     let world = World::new(Kind::Openssh);
-    let (echo, closed) = (Service::echo(), free_port());
+    let echo = Service::echo();
     let pid = world.pid();
-    converse(&world, &echo, closed, 0);
+    converse(&world, &echo, 0);
     call(&world);
     let nobody = || {
         let client = Client::connect(&world.socket(), Dialect::Plan9);
@@ -106,7 +110,7 @@ fn under_churn_memory_and_descriptors_stay_flat() {
                         let round = rounds.fetch_add(1, Ordering::Relaxed);
                         match worker {
                             0 => call(world),
-                            _ => converse(world, echo, closed, round),
+                            _ => converse(world, echo, round),
                         }
                     }
                 })
