@@ -462,9 +462,7 @@ impl Client {
             State::Closed | State::Teardown(_) => {}
             State::Dialing(Dial { early, .. }) => {
                 info.unsent = early.unsent;
-                info.requests = 1
-                    + (early.inbox.reads.len() + early.writes.len()) as u32
-                    + u32::from(matches!(early.outgoing, Outgoing::Ending(_)));
+                info.requests = 1 + waiting(&early.inbox, &early.writes, &early.outgoing);
             }
             State::Announcing(_) => info.requests = 1,
             State::Listen(listener) => {
@@ -478,8 +476,7 @@ impl Client {
                 info.unsent = c.unsent;
                 info.receive_window = c.receive.open();
                 info.send_window = c.send.window();
-                info.requests = (c.inbox.reads.len() + c.writes.len()) as u32
-                    + u32::from(matches!(c.outgoing, Outgoing::Ending(_)));
+                info.requests = waiting(&c.inbox, &c.writes, &c.outgoing);
             }
             State::Finished(remains) => {
                 info.received = remains.received;
@@ -489,6 +486,12 @@ impl Client {
         }
         info
     }
+}
+
+/// How many requests wait in a conversation.
+fn waiting(inbox: &Inbox, writes: &Line<Write>, outgoing: &Outgoing) -> u32 {
+    let ending = u32::from(matches!(outgoing, Outgoing::Ending(_)));
+    (inbox.reads.len() + writes.len()) as u32 + ending
 }
 
 fn nowhere(protocol: Protocol) -> String {

@@ -309,8 +309,8 @@ impl Session {
     fn close_write(&mut self, id: ClientId, control: Control) -> Result<(), (Control, Error)> {
         let Ok(client) = self.clients.get_mut(id) else { return Ok(()) };
         let outgoing = match &mut client.state {
-            State::Established(c) => &mut c.outgoing,
-            State::Dialing(dial) => &mut dial.early.outgoing,
+            State::Established(Conversation { outgoing, .. })
+            | State::Dialing(Dial { early: Early { outgoing, .. }, .. }) => outgoing,
             State::Finished(remains) => return Err((control, remains.error.clone())),
             _ => return Err((control, Error::not_connected())),
         };
@@ -374,9 +374,9 @@ impl Session {
     fn try_write(&mut self, request: RequestId, id: ClientId, bytes: Vec<u8>) -> Result<(), Error> {
         let client = self.clients.get_mut(id)?;
         let (outgoing, writes, unsent) = match &mut client.state {
-            State::Established(c) => (&c.outgoing, &mut c.writes, &mut c.unsent),
-            State::Dialing(Dial { early, .. }) => {
-                (&early.outgoing, &mut early.writes, &mut early.unsent)
+            State::Established(Conversation { outgoing, writes, unsent, .. })
+            | State::Dialing(Dial { early: Early { outgoing, writes, unsent, .. }, .. }) => {
+                (outgoing, writes, unsent)
             }
             State::Finished(remains) => return Err(remains.error.clone()),
             State::Teardown(_) => return Err(Error::hung_up()),
@@ -494,24 +494,23 @@ impl Session {
         let mut outcome = Err(Error::interrupted());
         let mut gone = None;
         match &mut client.state {
-            State::Dialing(Dial { control, early, .. }) if control.request != request => {
-                early.inbox.reads.take(place);
-                gone = early.writes.take(place).map(|write| (write, &mut early.unsent));
-                early.outgoing.give_up(request);
-            }
-            State::Dialing(_) | State::Announcing(_) => {
+            State::Dialing(Dial { control, .. })
+            | State::Announcing(Announcing { control, .. })
+                if control.request == request =>
+            {
                 self.give_up(id, Error::interrupted());
                 return;
             }
             State::Listen(listener) => {
                 listener.listens.take(place);
             }
-            State::Established(c) => {
-                c.inbox.reads.take(place);
-                gone = c.writes.take(place).map(|write| (write, &mut c.unsent));
-                c.outgoing.give_up(request);
+            State::Established(Conversation { inbox, writes, unsent, outgoing, .. })
+            | State::Dialing(Dial { early: Early { inbox, writes, unsent, outgoing }, .. }) => {
+                inbox.reads.take(place);
+                gone = writes.take(place).map(|write| (write, unsent));
+                outgoing.give_up(request);
             }
-            State::Closed | State::Teardown(_) | State::Finished(_) => {}
+            State::Announcing(_) | State::Closed | State::Teardown(_) | State::Finished(_) => {}
         }
         if let Some((write, unsent)) = gone {
             let left = write.bytes.len() as u64;

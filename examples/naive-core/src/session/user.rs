@@ -462,14 +462,13 @@ impl Session {
         let why = error(ErrorCode::Interrupted, "interrupted");
         let mut outcome = Err(why.clone());
         match self.client(id).map(|client| &mut client.state) {
-            Ok(State::Dialing { control, early, .. }) if control.request != request => {
-                early.reads.retain(|(r, _)| *r != request);
-                early.writes.retain(|(r, ..)| *r != request);
-                early.closing.take_if(|control| control.request == request);
+            Ok(State::Dialing { control, .. } | State::Announcing { control, .. })
+                if control.request == request =>
+            {
+                return self.hang_up(id, &why);
             }
-            Ok(State::Dialing { .. } | State::Announcing { .. }) => return self.hang_up(id, &why),
             Ok(State::Listen(listener)) => listener.listens.retain(|r| *r != request),
-            Ok(State::Established(talk)) => {
+            Ok(State::Established(talk) | State::Dialing { early: talk, .. }) => {
                 talk.reads.retain(|(r, _)| *r != request);
                 if let Some((_, _, sent)) = talk.writes.iter().find(|(r, ..)| *r == request)
                     && *sent > 0
