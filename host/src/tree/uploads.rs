@@ -264,9 +264,7 @@ impl Uploads {
             let mut state = self.lock();
             state.leave(client, count);
             // (Of one that is refused at once nothing is behind.)
-            if let Err(error) = &outcome
-                && error.code != ErrorCode::Interrupted
-            {
+            if let Err(error) = &outcome {
                 state.end(client, error, &mut behind);
             }
             self.after(&mut state, client);
@@ -287,7 +285,7 @@ impl Uploads {
             }
             let error = outcome.as_ref().err().cloned();
             state.piece_over(piece, outcome, &mut over);
-            if let Some(error) = error.filter(|error| error.code != ErrorCode::Interrupted) {
+            if let Some(error) = error {
                 state.end(piece.client, &error, &mut over);
             }
             self.after(&mut state, piece.client);

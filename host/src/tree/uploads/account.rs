@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use bytes::Bytes;
 
 use crate::driver::{self, Done, Outcome, interrupted};
-use crate::engine::{ClientId, Error, Reply};
+use crate::engine::{ClientId, Error, ErrorCode, Reply};
 
 /// Bytes that may be parked, of all conversations together.
 pub(in crate::tree) const PARKED_MAX: u64 = 1 << 30;
@@ -415,12 +415,15 @@ impl State {
         self.tidy(client);
     }
 
-    /// A conversation is over: nothing more of it goes to the stack.
+    /// A write has failed. If it was not given up alone its conversation is over:
+    /// nothing more of it goes to the stack.
     pub(super) fn end(&mut self, client: ClientId, error: &Error, over: &mut Over) {
-        self.end_until(self.last, client, error, over);
+        if error.code != ErrorCode::Interrupted {
+            self.end_until(self.last, client, error, over);
+        }
     }
 
-    /// The same of what was parked up to this number.
+    /// A conversation is over of which this number and those before it were parked.
     pub(super) fn end_until(
         &mut self,
         last: u64,
