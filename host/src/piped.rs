@@ -54,7 +54,8 @@ impl Siding {
     /// to be worth while. None may also be for want of room.
     pub(crate) fn take(&self, pipe: impl AsFd, most: usize) -> Option<Piped> {
         let pipe = pipe.as_fd();
-        if most < WORTH || rustix::io::ioctl_fionread(pipe).ok()? < WORTH as u64 {
+        let there = usize::try_from(rustix::io::ioctl_fionread(pipe).ok()?).ok()?;
+        if !Self::is_for(most.min(there)) {
             return None;
         }
         match sys::splice(pipe, &self.to, most) {

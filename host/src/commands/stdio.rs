@@ -134,11 +134,14 @@ impl Sink for Received {
 
 impl Sent {
     fn new(input: Input) -> Self {
-        match (input, Siding::new()) {
-            (Input::Pipe(pipe), Ok(siding)) => Self::Pipe { pipe, siding, buffer: BytesMut::new() },
+        if let Input::Pipe(pipe) = input {
             // It is for speed: a user may have no more pipes.
-            (input, _) => Self::Other(Reader::new(input)),
+            return match Siding::new() {
+                Ok(siding) => Self::Pipe { pipe, siding, buffer: BytesMut::new() },
+                Err(_) => Self::Other(Reader::new(Input::Pipe(pipe))),
+            };
         }
+        Self::Other(Reader::new(input))
     }
 }
 

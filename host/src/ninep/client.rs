@@ -689,7 +689,7 @@ impl State {
 /// Sends requests, as many at a time as there are.
 async fn send(mut writer: OwnedWriteHalf, shared: Arc<Shared>) {
     loop {
-        let frames: Vec<(Vec<u8>, Payload)> = {
+        let mut frames: Vec<(Vec<u8>, Payload)> = {
             let mut state = shared.lock();
             if state.ended.is_some() {
                 return;
@@ -700,7 +700,7 @@ async fn send(mut writer: OwnedWriteHalf, shared: Arc<Shared>) {
             shared.filled.notified().await;
             continue;
         }
-        if let Err(error) = send_frames(&mut writer, frames).await {
+        if let Err(error) = send_frames(&mut writer, &mut frames).await {
             return shared.end(&error.to_string());
         }
     }
@@ -708,34 +708,25 @@ async fn send(mut writer: OwnedWriteHalf, shared: Arc<Shared>) {
 
 async fn send_frames(
     writer: &mut OwnedWriteHalf,
-    frames: Vec<(Vec<u8>, Payload)>,
+    frames: &mut [(Vec<u8>, Payload)],
 ) -> io::Result<()> {
-    let mut pieces: Vec<Bytes> = Vec::with_capacity(frames.len() * 2);
+    let mut pieces: Vec<IoSlice<'_>> = Vec::with_capacity(frames.len() * 2);
     for (head, data) in frames {
-        pieces.push(head.into());
+        pieces.push(IoSlice::new(head));
         match data {
             Payload::Bytes(data) if data.is_empty() => {}
-            Payload::Bytes(data) => pieces.push(data),
+            Payload::Bytes(data) => pieces.push(IoSlice::new(data)),
             Payload::Piped(data) => {
-                send_pieces(writer, &pieces).await?;
+                gather::write_all(writer, &mut pieces).await?;
                 pieces.clear();
-                move_on(data, writer.as_ref()).await?;
+                let socket: &UnixStream = writer.as_ref();
+                while data.len() > 0 {
+                    socket.async_io(Interest::WRITABLE, || data.move_on(socket)).await?;
+                }
             }
         }
     }
-    send_pieces(writer, &pieces).await
-}
-
-async fn send_pieces(writer: &mut OwnedWriteHalf, pieces: &[Bytes]) -> io::Result<()> {
-    let mut slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-    gather::write_all(writer, &mut slices).await
-}
-
-async fn move_on(mut data: Piped, socket: &UnixStream) -> io::Result<()> {
-    while data.len() > 0 {
-        socket.async_io(Interest::WRITABLE, || data.move_on(socket)).await?;
-    }
-    Ok(())
+    gather::write_all(writer, &mut pieces).await
 }
 
 async fn receive(reader: OwnedReadHalf, shared: Arc<Shared>, msize: u32) {

@@ -15,7 +15,7 @@ use std::task::Poll;
 use rustix::io::Errno;
 use tokio::sync::Notify;
 
-use super::codec::{Dialect, Reply, read_header};
+use super::codec::{Dialect, RREAD_HEADER, Reply, read_header};
 use super::shortfall::Shortfall;
 use crate::tree::{Failure, Handle, Node, RequestId};
 
@@ -129,7 +129,7 @@ pub(super) struct Frame {
 enum Head {
     Whole(Vec<u8>),
     /// An Rread's, so that its payload stays where the engine put it.
-    Read([u8; 11]),
+    Read([u8; RREAD_HEADER]),
 }
 
 impl Frame {
